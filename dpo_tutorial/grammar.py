@@ -140,8 +140,7 @@ def _follow(prompt: str, scribe: _Scribe) -> Parse:
             links = {text: rate * share for text, (share, _) in words["links"].items()}
             if (link := scribe.take({".": 1 - rate, **links})) == ".":
                 break
-            others = [s for s in subjects if s != subject]
-            subject = scribe.take({f" {s}": 1 / len(others) for s in others})[1:]
+            subject = scribe.take({f" {s}": 1 / len(subjects) for s in subjects})[1:]
             scribe.take({f" {verb}": share for verb, share in _verbs(subject).items()})
             keeps = words["links"][link][1]
             positive = keeps if polarity > 0 else 1 - keeps

@@ -47,6 +47,13 @@ def pick_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
+def step_plan(model) -> dict[str, float]:
+    """`steps`, `batch_size`, `learning_rate` that suit a model's size on two cores."""
+    if model.num_parameters() < 5e6:
+        return {"steps": 80, "batch_size": 32, "learning_rate": 1e-3}
+    return {"steps": 24, "batch_size": 8, "learning_rate": 5e-5}
+
+
 def load_model(name: str | None = None):
     """(model, tokenizer): float32, in eval mode, with a padding token.
 

@@ -6,6 +6,7 @@ with any colour vision; a line style goes with each so that print in grey works 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -43,3 +44,49 @@ def use_style() -> None:
             "lines.linewidth": 1.8,
         }
     )
+
+
+def _series(history: Sequence[Mapping], name: str) -> tuple[list, list]:
+    """Steps and values of one metric, from the rows that have it."""
+    rows = [row for row in history if name in row]
+    return [row["step"] for row in rows], [row[name] for row in rows]
+
+
+def plot_dpo_training_metrics(history: Sequence[Mapping]) -> Figure:
+    """Loss, rewards, accuracy and log-probs of a run, as a 2 x 2 figure.
+
+    `history` holds rows with `step` and TRL's metric names; dots are the same
+    metric on held-out pairs (`eval_*`), where it was logged.
+    """
+    panels = [
+        ("Loss: starts at ln 2", "nats", {"loss": "policy"}, math.log(2)),
+        (
+            "Rewards: the margin grows",
+            "β log π/π_ref (nats)",
+            {"rewards/chosen": "chosen", "rewards/rejected": "rejected"},
+            0.0,
+        ),
+        ("Accuracy: above a coin", "share", {"rewards/accuracies": "policy"}, 0.5),
+        (
+            "Log-probs: which way do they go?",
+            "sum over a response (nats)",
+            {"logps/chosen": "chosen", "logps/rejected": "rejected"},
+            None,
+        ),
+    ]
+    figure, axes = plt.subplots(2, 2, figsize=(8, 5.2), sharex=True)
+    for axis, (title, unit, metrics, level) in zip(axes.flat, panels, strict=True):
+        for name, role in metrics.items():
+            label = name.split("/")[-1] if len(metrics) > 1 else None
+            style = {"color": COLORS[role], "ls": STYLES[role], "label": label}
+            axis.plot(*_series(history, name), **style)
+            held_out = {**style, "ls": "none", "marker": "o", "mec": "black"}
+            held_out["label"] = f"{label or name}, held out"
+            if _series(history, f"eval_{name}")[0]:
+                axis.plot(*_series(history, f"eval_{name}"), **held_out)
+        if level is not None:
+            axis.axhline(level, color=COLORS["reference"], ls=":", lw=1)
+        axis.set(title=title, ylabel=unit)
+        axis.legend(fontsize=8)
+    figure.supxlabel("step", fontsize=10)
+    return figure

@@ -153,7 +153,7 @@ def supervised_finetune(
             save_strategy="no",
             report_to="none",
             bf16=False,
-            gradient_checkpointing=False,
+            gradient_checkpointing=None,
             use_cpu=model.device.type == "cpu",
             disable_tqdm=True,
             seed=seed,
@@ -179,7 +179,7 @@ def load_sft_model(name: str | None = None, steps: int = 120):
     from .models import load_model
 
     model, tokenizer = load_model(name)
-    if Path(model.name_or_path) == data_path("nano"):
+    if str(model.name_or_path) == str(data_path("nano")):
         return model, tokenizer
     weights = next(model.parameters()).detach().cpu().numpy().tobytes()
     key = hashlib.sha256(weights + f"{steps} {lexicon()}".encode()).hexdigest()[:12]

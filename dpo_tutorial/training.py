@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import islice
@@ -24,6 +25,8 @@ from transformers import get_linear_schedule_with_warmup
 from .data import collate, tokenize_pair
 from .losses import compute_log_probs, dpo_loss
 
+_STATEFUL = ("model", "adam", "schedule")
+
 
 def shuffled(n: int, seed: int, start: int = 0) -> Iterator[int]:
     """Indices below `n` for ever, each epoch reordered; skips the first `start`."""
@@ -39,15 +42,12 @@ class TinyDPOTrainer:
     """DPO's loop in the open: one policy, a frozen reference, a history.
 
     `model` is the policy, trained in place; `rows` are string rows or
-    `PreferencePair`s. `reference` is a second model; without one it is the policy as it
-    is now. Either way its log-probabilities are computed once, ahead, and the loop
-    needs no second model. A step takes `accumulation` batches of `batch_size` pairs.
-    `beta`, `loss_type` and `label_smoothing` are `dpo_loss`'s. `history` gets a row a
-    step and, every `eval_every` steps, one of `eval_*` over `eval_rows`; `on_log` is
-    called with each.
-
-    Raises ValueError for bad rows, before any step; RuntimeError if the first margin is
-    not zero; FloatingPointError, with the step, if the loss is not finite.
+    `PreferencePair`s. `reference` is a second model, or none: the policy as it is now.
+    Either way its log-probabilities are computed once, ahead. A step takes
+    `accumulation` batches of `batch_size` pairs; `history` gets a row a step and, every
+    `eval_every` steps, one of `eval_*` over `eval_rows`; `on_log` is called with each.
+    Raises ValueError for bad rows, before any step; RuntimeError if the first margins
+    are not zero; FloatingPointError if the loss is not finite.
     """
 
     model: Any
@@ -71,34 +71,34 @@ class TinyDPOTrainer:
 
     def __post_init__(self) -> None:
         if self.reference is self.model:
-            raise ValueError(
-                "reference is the policy itself, which training moves: give a copy "
-                "made before, or none, to have its log-probs computed ahead"
-            )
+            raise ValueError("reference is the policy itself: give a copy, or none")
+        if not len(self.rows):
+            raise ValueError("0 rows: expected at least one preference pair")
         self.model.eval()
-        self.train_ids, self.eval_ids = (
-            [tokenize_pair(row, self.tokenizer, self.max_length) for row in rows]
-            for rows in (self.rows, self.eval_rows)
-        )
+        frozen = self.reference or self.model
+        self.train_ids, self.train_reference = self._prepare(self.rows, frozen)
+        self.eval_ids, self.eval_reference = self._prepare(self.eval_rows, frozen)
+        if frozen is not self.model:
+            frozen.requires_grad_(False)
         self.trainable = [p for p in self.model.parameters() if p.requires_grad]
         self.adam = AdamW(self.trainable, lr=self.learning_rate, weight_decay=0.0)
         warm = math.ceil(self.warmup * self.steps)
         self.schedule = get_linear_schedule_with_warmup(self.adam, warm, self.steps)
         self.history: list[dict[str, float]] = []
         self.step = 0
-        frozen = self.reference or self.model
-        self.train_reference = self._log_probs_ahead(frozen, self.train_ids)
-        self.eval_reference = self._log_probs_ahead(frozen, self.eval_ids)
 
     @torch.no_grad()
-    def _log_probs_ahead(self, frozen, rows: list[dict]) -> Tensor:
-        """Log-probs of rows under the frozen reference, chosen and rejected: (n, 2)."""
+    def _prepare(self, rows: Sequence, frozen) -> tuple[list[dict], Tensor]:
+        """Token ids, and the reference's log-probs of chosen and rejected: (n, 2)."""
+        ids = [tokenize_pair(row, self.tokenizer, self.max_length) for row in rows]
         frozen.eval()
-        parts = [torch.empty(0, 2)]
-        for i in range(0, len(rows), self.batch_size):
-            batch = collate(rows[i : i + self.batch_size], self.tokenizer.pad_token_id)
-            parts.append(compute_log_probs(frozen, **batch).cpu().view(2, -1).T)
-        return torch.cat(parts)
+        batches = [collate(b, self.tokenizer.pad_token_id) for b in self._batches(ids)]
+        logps = [compute_log_probs(frozen, **b).cpu().view(2, -1).T for b in batches]
+        return ids, torch.cat([torch.empty(0, 2), *logps])
+
+    def _batches(self, ids: list[dict]) -> list[list[dict]]:
+        size = self.batch_size
+        return [ids[i : i + size] for i in range(0, len(ids), size)]
 
     def train(self, until: int | None = None) -> list[dict[str, float]]:
         """Run to the last step, or to step `until`; returns the history."""
@@ -113,12 +113,15 @@ class TinyDPOTrainer:
                 metrics = self._metrics(rows, self.train_reference[picked])
                 self._check(step, metrics)
                 (metrics["loss"].mean() / self.accumulation).backward()
-                parts.append(metrics)
+                parts.append({name: value.detach() for name, value in metrics.items()})
             updates = self._update()
-            self.step = step
-            self._log({**_mean(parts), **updates})
+            self.step, logs = step, [{**_mean(parts), **updates}]
             if self.eval_every and step % self.eval_every == 0:
-                self._log({f"eval_{k}": v for k, v in self.evaluate().items()})
+                logs.append({f"eval_{k}": v for k, v in self.evaluate().items()})
+            for log in logs:
+                self.history.append({"step": step, **log})
+                if self.on_log:
+                    self.on_log(self.history[-1])
         return self.history
 
     def _update(self) -> dict[str, float]:
@@ -132,18 +135,16 @@ class TinyDPOTrainer:
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        """The metrics over `eval_rows`, for the policy as it is."""
-        starts = range(0, len(self.eval_ids), self.batch_size)
-        chunks = [slice(i, i + self.batch_size) for i in starts]
-        both = [(self.eval_ids[c], self.eval_reference[c]) for c in chunks]
-        return _mean([self._metrics(rows, reference) for rows, reference in both])
+        """The metrics over `eval_rows` (at least one), for the policy as it is."""
+        references = self.eval_reference.split(self.batch_size)
+        both = zip(self._batches(self.eval_ids), references, strict=True)
+        return _mean([self._metrics(*batch) for batch in both])
 
     def _metrics(self, rows: list[dict], reference: Tensor) -> dict[str, Tensor]:
         """Loss, with its gradient, and metrics of a batch: each (B,)."""
         batch = collate(rows, self.tokenizer.pad_token_id)  # (2B, T)
-        logps = compute_log_probs(self.model, **batch)  # (2B,), from one forward
-        chosen, rejected = logps.chunk(2)  # (B,) each
-        references = reference.to(logps.device).unbind(1)
+        chosen, rejected = compute_log_probs(self.model, **batch).chunk(2)  # (B,) each
+        references = reference.to(chosen.device).unbind(1)  # (B,) each
         settings = (self.beta, self.label_smoothing, self.loss_type)
         losses, won, lost = dpo_loss(chosen, rejected, *references, *settings)
         return {
@@ -160,55 +161,40 @@ class TinyDPOTrainer:
         """Stop before an update that would go wrong."""
         loss, margin = metrics["loss"].mean(), metrics["rewards/margins"].abs().max()
         if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss is {loss.item()} at step {step}: expected a finite number; "
-                "lower the learning rate, or look at the batch"
-            )
+            remedy = "lower the learning rate, or look at the batch"
+            raise FloatingPointError(f"the loss is {loss} at step {step}: {remedy}")
         if step == 1 and self.reference is None and margin > 1e-3:
             raise RuntimeError(
                 f"the first margins reach {margin.item():.4f}, expected 0: the policy "
                 "differs from its own reference; is dropout on?"
             )
 
-    def _log(self, metrics: dict[str, float]) -> None:
-        self.history.append({"step": self.step, **metrics})
-        if self.on_log:
-            self.on_log(self.history[-1])
-
     def _settings(self) -> dict[str, Any]:
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {k: v for k, v in values.items() if isinstance(v, (int, float, str))}
+        values = ((f.name, getattr(self, f.name)) for f in fields(self))
+        return {k: v for k, v in values if isinstance(v, (int, float, str))}
 
     def save(self, folder: str | Path) -> None:
-        """Write what `resume` needs to `folder`, whole or not at all."""
-        path = Path(folder) / "state.pt"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        state = {
-            "settings": self._settings(),
-            "model": self.model.state_dict(),
-            "adam": self.adam.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "references": [self.train_reference, self.eval_reference],
-            "progress": [self.step, self.history],
-        }
-        torch.save(state, path.with_suffix(".tmp"))
-        os.replace(path.with_suffix(".tmp"), path)
+        """Write what `resume` needs to `folder`/state.pt, whole or not at all."""
+        state = {part: getattr(self, part).state_dict() for part in _STATEFUL}
+        state["settings"] = self._settings()
+        state["references"] = [self.train_reference, self.eval_reference]
+        state["progress"] = [self.step, self.history]
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            torch.save(state, Path(scratch) / "state.pt")
+            os.replace(Path(scratch) / "state.pt", Path(folder) / "state.pt")
 
     def resume(self, folder: str | Path) -> None:
         """Take up the run `save` left in `folder`; ValueError if it was another one."""
         state = torch.load(Path(folder) / "state.pt", weights_only=True)
         if state["settings"] != self._settings():
-            raise ValueError(
-                f"{folder} holds a run with {state['settings']}, expected "
-                f"{self._state()['settings']}: make the trainer with those settings"
-            )
-        self.model.load_state_dict(state["model"])
-        self.adam.load_state_dict(state["adam"])
-        self.schedule.load_state_dict(state["schedule"])
+            seen = f"{folder} holds a run with {state['settings']}"
+            raise ValueError(f"{seen}: make the trainer with those settings")
+        for part in _STATEFUL:
+            getattr(self, part).load_state_dict(state[part])
         self.train_reference, self.eval_reference = state["references"]
         self.step, self.history = state["progress"]
 
 
 def _mean(parts: list[dict[str, Tensor]]) -> dict[str, float]:
-    """Means over all examples of some batches' metrics."""
     return {k: torch.cat([p[k] for p in parts]).mean().item() for k in parts[0]}

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
 import os
 import re
 import sys
@@ -22,6 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ROOT / "notebooks" / "src"
 BUILD = ROOT / "build" / "notebooks"
+README_FIGURE = ROOT / "docs" / "00_start_here.png"  # shown by README.md
 
 BOOTSTRAP = """# %%
 # In Colab this installs the course and leaves torch as it is; elsewhere, nothing.
@@ -140,6 +142,17 @@ def outputs(numbers: list[str]) -> None:
         target = ROOT / "notebooks" / f"{path.stem}.ipynb"
         nbformat.write(notebook, target)
         print(f"{path.stem}: {seconds:.0f} s, {target.stat().st_size // 1000} kB")
+        if path.stem == README_FIGURE.stem:
+            README_FIGURE.write_bytes(first_figure(notebook))
+
+
+def first_figure(notebook) -> bytes:
+    """The PNG of a notebook's first figure."""
+    outputs = (o for cell in notebook.cells for o in cell.get("outputs", []))
+    images = (
+        o["data"]["image/png"] for o in outputs if "image/png" in o.get("data", {})
+    )
+    return base64.b64decode(next(images))
 
 
 def run(numbers: list[str]) -> None:

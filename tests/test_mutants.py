@@ -1,0 +1,210 @@
+"""Each trap that tutorials fall into, put back on purpose: some test must fail.
+
+A mutant is the package with some text replaced; the tests named beside it run on a
+copy. The numbers are those of the course's list of traps, given in words as well.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+# (trap, module, text, put in its place), tests that must notice
+MUTANTS = [
+    (
+        "1: beta the wrong way round",
+        "losses",
+        [("F.logsigmoid(beta * h)", "F.logsigmoid(h / beta)")],
+        "test_losses.py",
+    ),
+    (
+        "2: log-probs averaged over tokens",
+        "losses",
+        [
+            (
+                "return -token_losses.sum(dim=1)",
+                "return -token_losses.sum(dim=1) / scored.sum(dim=1)",
+            )
+        ],
+        "test_losses.py",
+    ),
+    (
+        "2: rewards without beta",
+        "losses",
+        [("(beta * chosen_ratio).detach()", "chosen_ratio.detach()")],
+        "test_losses.py",
+    ),
+    (
+        "3: IPO multiplies by beta before it squares",
+        "losses",
+        [("(h - 1 / (2 * beta)) ** 2", "(beta * h - 1 / (2 * beta)) ** 2")],
+        "test_losses.py",
+    ),
+    (
+        "8: prompt and response tokenised together",
+        "data",
+        [
+            (
+                "prompt, *answers = (_ids(text, tokenizer) for text in texts.values())",
+                "prompt = _ids(texts['prompt'], tokenizer)\n"
+                "    whole = [texts['prompt'] + t for t in list(texts.values())[1:]]\n"
+                "    answers = [_ids(t, tokenizer)[len(prompt) :] for t in whole]",
+            )
+        ],
+        "test_data.py",
+    ),
+    (
+        "9: no EOS",
+        "data",
+        [("([*ids, eos] for ids in answers)", "(ids for ids in answers)")],
+        "test_data.py",
+    ),
+    (
+        "9: EOS twice",
+        "data",
+        [("while ids[-1:] == [eos]:", "while False:")],
+        "test_data.py",
+    ),
+    (
+        "9: the mask goes by token id, so that with pad = EOS the EOS is lost",
+        "data",
+        [
+            (
+                "labels[i, start:end] = torch.tensor(response)",
+                "labels[i, start:end] = torch.tensor("
+                "[-100 if t == pad_token_id else t for t in response])",
+            )
+        ],
+        "test_data.py",
+    ),
+    (
+        "10: BOS twice",
+        "data",
+        [(" and prompt[:1] != [bos]:", ":")],
+        "test_data.py",
+    ),
+    (
+        "11: dropout on",
+        "training",
+        [("self.model.eval()", "self.model.train()"), ("frozen.eval()", "frozen")],
+        "test_training.py",
+    ),
+    (
+        "12: padding scored",
+        "data",
+        [
+            (
+                "labels[i, start:end] = torch.tensor(response)",
+                "labels[i, start:] = pad_token_id\n"
+                "        labels[i, start:end] = torch.tensor(response)",
+            )
+        ],
+        "test_data.py",
+    ),
+    (
+        "12: left padding without position ids",
+        "losses",
+        [("if not attention_mask[:, 0].all():", "if False:")],
+        "test_losses.py",
+    ),
+    (
+        "13: prompt scored",
+        "data",
+        [
+            (
+                "labels[i, start:end] = torch.tensor(response)",
+                "labels[i, :end] = torch.tensor(prompt + response)",
+            )
+        ],
+        "test_data.py",
+    ),
+    (
+        "14: an empty response passes",
+        "losses",
+        [("if not scored.any(dim=1).all():", "if False:")],
+        "test_losses.py",
+    ),
+    (
+        "14: truncated without a word",
+        "data",
+        [
+            (
+                "if max_length is not None and len(prompt) + longest > max_length:",
+                "room = (max_length or 10**9) - len(prompt)\n"
+                "    answers = [a[:room] for a in answers]\n"
+                "    if False:",
+            )
+        ],
+        "test_data.py",
+    ),
+    (
+        "20: rows are split, not prompts",
+        "data",
+        [
+            (
+                "sides[key in held_out].append(pair)",
+                "sides[len(sides[0]) % 2].append(pair)",
+            )
+        ],
+        "test_data.py",
+    ),
+]
+
+
+def mutated(folder: Path, module: str, replacements: list) -> Path:
+    """A copy of the package in `folder`, with its texts replaced."""
+    shutil.copytree(ROOT / "dpo_tutorial", folder / "dpo_tutorial")
+    (folder / "data").symlink_to(ROOT / "data")
+    path = folder / "dpo_tutorial" / f"{module}.py"
+    text = path.read_text()
+    for old, new in replacements:
+        assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times"
+        text = text.replace(old, new)
+    path.write_text(text)
+    return folder
+
+
+# One process imports torch once, then forks for each copy: pytest's status, a line each.
+RUNNER = """
+import json, os, sys
+import matplotlib.pyplot, pytest, torch, transformers, trl
+for folder, tests in json.loads(sys.stdin.read()):
+    child = os.fork()
+    if child == 0:
+        sys.path.insert(0, folder)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
+        os._exit(pytest.main([*options, tests]))
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_every_mutant_is_killed_and_the_unchanged_package_is_not(tmp_path):
+    runs = [(name, *rest, 1) for name, *rest in MUTANTS]  # 1: some test failed
+    tests = sorted({mutant[3] for mutant in MUTANTS})
+    runs += [(f"unchanged: {test}", "losses", [], test, 0) for test in tests]
+    jobs = [
+        (str(mutated(tmp_path / str(i), *run[1:3])), str(ROOT / "tests" / run[3]))
+        for i, run in enumerate(runs)
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", RUNNER],
+        input=json.dumps(jobs),
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"},
+        cwd=ROOT / "tests",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = [int(line) for line in done.stdout.split()]
+    survivors = [
+        run[0] for run, status in zip(runs, found, strict=True) if status != run[4]
+    ]
+    assert survivors == []
