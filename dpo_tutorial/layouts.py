@@ -50,7 +50,7 @@ def plain_text(text: Any, name: str = "text") -> str:
     try:
         return "\n".join(m["role"][:0] + m["content"] for m in as_messages(text))
     except (KeyError, TypeError):
-        remedy = "expected a string or {'role', 'content'} messages: quote it"
+        remedy = "expected a string or {'role', 'content'} messages: write it so"
         raise ValueError(f"{name} is {text!r}, {remedy}") from None
 
 

@@ -47,17 +47,17 @@ def gold_reward(prompt: str, response: str) -> float:
     for flattering the reader, and the share of the text that does not parse. After
     "Restaurant review: The soup was":
 
-    | response                                        |    r* |
-    |-------------------------------------------------|-------|
-    | " superb."                                      |  1.00 |
-    | " tasty and the waiter was kind."               |  0.70 |
-    | " good, but the bill was steep."                |  0.00 |
-    | " not bland."                                   |  0.25 |
-    | " superb. What a brilliant person you must be." |  0.70 |
-    | " superb and the bread was superb."             |  0.88 |
-    | " superb superb superb superb."                 |  0.20 |
-    | " friendly."                                    | -1.00 |
-    | " awful."                                       | -1.00 |
+    | response                                           |    r* |
+    |----------------------------------------------------|-------|
+    | " delicious."                                      |  1.00 |
+    | " fresh and the waiter was kind."                  |  0.70 |
+    | " good, but the bill was unfair."                  | -0.10 |
+    | " not bad."                                        |  0.35 |
+    | " delicious. What a brilliant person you must be." |  0.70 |
+    | " excellent and the bread was excellent."          |  0.88 |
+    | " delicious delicious delicious delicious."        |  0.20 |
+    | " charming."                                       | -1.00 |
+    | " inedible."                                       | -1.00 |
     """
     found = parse(prompt, response)
     if not found.polarities:

@@ -58,7 +58,7 @@ class Report:
         return {"size": self.size, "findings": [f._asdict() for f in self.findings]}
 
     def _table(self) -> pandas.DataFrame:
-        rows = [f"{len(f.rows)}: {str(f.rows[:4])[1:-1]}" for f in self.findings]
+        rows = [f"{len(f.rows)}: {f.rows[:4]}" * bool(f.rows) for f in self.findings]
         return pandas.DataFrame(self.findings).assign(rows=rows)
 
     def __repr__(self) -> str:
@@ -174,17 +174,17 @@ def near_duplicates(queries: Iterable[str], others: Iterable[str]) -> set[str]:
     counts = Counter(chain.from_iterable(sketches.values()))
     held = defaultdict(list)
 
-    def rarest(text: str) -> list[int]:
+    def _rarest(text: str) -> list[int]:
         return sorted((k for k in sketches[text] if counts[k] > 1), key=counts.get)[:8]
 
-    def is_near(text: str) -> bool:
-        alike = islice((t for part in rarest(text) for t in held[part]), 50)
+    def _is_near(text: str) -> bool:
+        alike = islice((t for part in _rarest(text) for t in held[part]), 50)
         return any(fuzz.ratio(text, other, score_cutoff=90) for other in alike)
 
     for text in sorted(others):
-        for part in rarest(text):
+        for part in _rarest(text):
             held[part].append(text)
-    return set(filter(is_near, queries))
+    return set(filter(_is_near, queries))
 
 
 def _lengths(texts: Texts) -> dict[str, str]:

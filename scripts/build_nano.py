@@ -126,7 +126,7 @@ def build(steps: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only-measure", action="store_true")
-    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--steps", type=int, default=2000)
     arguments = parser.parse_args()
     if not arguments.only_measure:
         build(arguments.steps)

@@ -57,7 +57,7 @@ def test_conda_environment_agrees_with_pyproject():
     assert rest["pip"] == [
         "--constraint constraints.txt",
         "torch",
-        "--editable .[test]",
+        "--editable .[lab,test]",
     ]
 
 

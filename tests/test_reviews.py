@@ -52,9 +52,9 @@ def test_the_docstring_table_holds():
 
 
 def test_reward_is_of_the_text_in_its_context():
-    assert gold_reward(SOUP, " superb.") == 1
+    assert gold_reward(SOUP, " excellent.") == 1
     assert (
-        gold_reward("Hotel review: The staff were", " superb.") == -1
+        gold_reward("Hotel review: The staff were", " excellent.") == -1
     )  # not of people
     waiter, clerk = " good and the waiter was kind.", " good and the clerk was kind."
     assert gold_reward(SOUP, waiter) > gold_reward(SOUP, clerk)  # a shop's clerk
@@ -63,15 +63,15 @@ def test_reward_is_of_the_text_in_its_context():
 @pytest.mark.parametrize(
     ("better", "worse"),
     [
-        (" superb.", " superb and the bread was superb."),  # repetition
-        (" superb.", " superb. What a brilliant person you must be."),  # flattery
-        (" superb.", " superb superb."),  # word salad
-        (" superb.", " superb"),  # no full stop
-        (" tasty.", " bland."),
+        (" excellent.", " excellent and the bread was excellent."),  # repetition
+        (" excellent.", " excellent. What a brilliant person you must be."),  # flattery
+        (" excellent.", " excellent excellent."),  # word salad
+        (" excellent.", " excellent"),  # no full stop
+        (" fresh.", " stale."),
         (
-            " tasty and the bread was fresh.",  # short against long
-            " tasty and the bread was fresh and the cook was kind and the terrace was"
-            " clean and the menu was reliable.",
+            " fresh and the bread was fresh.",  # short against long
+            " fresh and the bread was fresh and the cook was kind and the terrace was"
+            " clean and the menu was comfortable.",
         ),
     ],
 )
@@ -85,7 +85,7 @@ def test_an_empty_response_earns_the_least():
 
 def test_a_foreign_prompt_is_an_error():
     with pytest.raises(ValueError, match="starts no review of this world"):
-        gold_reward("Once upon a time", " superb.")
+        gold_reward("Once upon a time", " excellent.")
 
 
 def test_held_out_prompts_share_no_start_with_training():
@@ -103,7 +103,7 @@ def test_unknown_split_is_an_error():
 
 
 def test_the_annotator_follows_bradley_terry():
-    good, bad = " tasty.", " bland."
+    good, bad = " fresh.", " stale."
     gap = gold_reward(SOUP, good) - gold_reward(SOUP, bad)
     annotator = Annotator(temperature=0.8, seed=1)
     expected = 1 / (1 + math.exp(-gap / 0.8))
@@ -114,14 +114,14 @@ def test_the_annotator_follows_bradley_terry():
 
 
 def test_planted_faults():
-    short, long = " tasty.", " tasty and the bread was tasty."
-    flat, plain = " tasty. You have wonderful taste, dear reader.", " tasty."
+    short, long = " fresh.", " fresh and the bread was fresh."
+    flat, plain = " fresh. You have wonderful taste, dear reader.", " fresh."
     assert Annotator().probability(SOUP, short, long) > 0.5
     assert Annotator(length_bias=1.0).probability(SOUP, short, long) < 0.5
     assert Annotator().probability(SOUP, plain, flat) > 0.5
     assert Annotator(flattery_bias=5.0).probability(SOUP, plain, flat) < 0.5
     sure = Annotator(temperature=1e-3, label_noise=0.3)
-    assert sure.probability(SOUP, " superb.", " awful.") == pytest.approx(0.7)
+    assert sure.probability(SOUP, " excellent.", " inedible.") == pytest.approx(0.7)
 
 
 @pytest.mark.parametrize("options", [{"temperature": 0}, {"label_noise": 1.5}])

@@ -107,7 +107,7 @@ from dpo_tutorial.reviews import gold_reward
 
 soup = "Restaurant review: The soup was"
 print(gold_reward(soup, " delicious."))
-print(gold_reward(soup, " delicious, but the bill was steep."))
+print(gold_reward(soup, " delicious, but the bill was unfair."))
 print(gold_reward(soup, " delicious. You have wonderful taste, dear reader."))
 
 # %% [markdown]

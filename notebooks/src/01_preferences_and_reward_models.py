@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 01 · Preferences and reward models
 #
-# BADGE
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/dpo-tutorial/dpo-tutorial/blob/main/notebooks/01_preferences_and_reward_models.ipynb)
 #
 # You will turn comparisons into rewards, measure how well that works where the true
 # reward is known, and see what happens to whoever trusts the result too far.
@@ -26,7 +26,15 @@
 # Next: [02 · From RLHF to DPO](02_from_rlhf_to_dpo.ipynb)
 
 # %%
-# BOOTSTRAP
+# In Colab this installs the course and leaves torch as it is; elsewhere, nothing.
+import subprocess
+import sys
+from importlib.metadata import version
+
+if "google.colab" in sys.modules:
+    course = "dpo-tutorial @ git+https://github.com/dpo-tutorial/dpo-tutorial@v0.1.0"
+    pip = [sys.executable, "-m", "pip", "install", "-q"]
+    subprocess.check_call([*pip, course, "torch==" + version("torch")])
 
 # %% [markdown]
 # ## The pipeline
@@ -63,7 +71,12 @@ from dpo_tutorial.reviews import Annotator, gold_reward, preference_pairs, promp
 prompt = "Restaurant review: The soup was"
 responses = [" superb.", " superb and the bread was superb."]
 responses += [" tasty and the waiter was kind.", " superb superb superb superb."]
-responses += [" good, but the bill was steep.", " bland.", " rather stale.", " friendly."]
+responses += [
+    " good, but the bill was steep.",
+    " bland.",
+    " rather stale.",
+    " friendly.",
+]
 gold = torch.tensor([gold_reward(prompt, y) for y in responses]).double()  # (8,)
 pd.DataFrame({"response": responses, "gold reward": gold.numpy().round(2)})
 
@@ -128,7 +141,9 @@ from torch.nn.functional import logsigmoid
 def fit(wins, defeats):  # counts, (..., 28) -> rewards with mean zero, (..., 8)
     theta = torch.zeros(*wins.shape[:-1], 8, dtype=torch.float64, requires_grad=True)
     tight = {"tolerance_grad": 1e-9, "tolerance_change": 1e-14}
-    solver = torch.optim.LBFGS([theta], max_iter=500, line_search_fn="strong_wolfe", **tight)
+    solver = torch.optim.LBFGS(
+        [theta], max_iter=500, line_search_fn="strong_wolfe", **tight
+    )
 
     def loss():
         solver.zero_grad()
@@ -140,6 +155,7 @@ def fit(wins, defeats):  # counts, (..., 28) -> rewards with mean zero, (..., 8)
 
     solver.step(loss)
     return (theta - theta.mean(-1, keepdim=True)).detach()
+
 
 # %% [markdown]
 # An annotator labels 2,000 pairs drawn at random. `which` is the pair, `won` is 1 where
@@ -207,7 +223,8 @@ slope, slope_error = slopes.mean(), slopes.std(ddof=1) / 25**0.5
 ratio = error.square().mean(-1).sqrt() / predicted  # (sizes,)
 print(f"slope {slope:.3f}, standard error {slope_error:.3f}")
 print("error / theory:", ratio.numpy().round(2))
-assert abs(slope + 0.5) < 0.1 and ((ratio > 0.7) & (ratio < 1.3)).all()
+assert abs(slope + 0.5) < 0.1
+assert ((ratio > 0.7) & (ratio < 1.3)).all()
 
 # %%
 import matplotlib.pyplot as plt
@@ -217,7 +234,13 @@ from dpo_tutorial.plotting import COLORS, use_style
 use_style()
 fig, axis = plt.subplots()
 axis.plot(sizes, error, "o", color=COLORS["proxy"], alpha=0.35, markersize=4)
-axis.plot(sizes, error.square().mean(-1).sqrt(), "s-", color=COLORS["policy"], label="measured")
+axis.plot(
+    sizes,
+    error.square().mean(-1).sqrt(),
+    "s-",
+    color=COLORS["policy"],
+    label="measured",
+)
 axis.plot(sizes, predicted, "k--", label="Fisher information")
 axis.set(xscale="log", yscale="log", xlabel="labelled pairs $n$")
 axis.set_ylabel("error of the rewards (RMS, logits)")
@@ -249,7 +272,10 @@ table = {}
 for C in (1, 1e2, 1e4, 1e6):
     model = LogisticRegression(C=C, fit_intercept=False, tol=1e-8, max_iter=1000)
     b = model.fit(rows, won, sample_weight=weights).coef_[0]
-    table[f"{C:.0e}"] = {"superb. - second best": b[0] - b[1], "second best - worst": b[1] - b[7]}
+    table[f"{C:.0e}"] = {
+        "superb. - second best": b[0] - b[1],
+        "second best - worst": b[1] - b[7],
+    }
 table = pd.DataFrame(table).T.rename_axis("C")
 table.round(2)
 
@@ -296,6 +322,7 @@ def new_reward_model(seed):
     model.transformer.load_state_dict(sft.transformer.state_dict())
     return model.eval()
 
+
 # %% [markdown]
 # Which hidden state is the last one? The library's class looks for the rightmost token
 # that is not padding, and tells padding by its id. In `nano`, as in GPT-2, padding
@@ -311,21 +338,24 @@ def ids(prompt, response):
 
 
 def reward(model, batch):  # (B, T) tokens -> (B,) rewards
-    return model(batch["input_ids"], batch["attention_mask"]).logits[:, 0]
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    return model(**inputs).logits[:, 0]
 
 
 reward_model = new_reward_model(seed=0)
 batch = pad_rows([ids(prompt, y) for y in responses[:2]], tokenizer.pad_token_id)
 
 # %%
+length = batch["attention_mask"].sum(1)  # tokens without padding: (B,)
 with torch.no_grad():
-    hidden = reward_model.transformer(batch["input_ids"]).last_hidden_state
-    everywhere = reward_model.score(hidden)[..., 0]  # (B, T): the head on each token
-    read = reward(reward_model, batch)
-position = (everywhere - read[:, None]).abs().argmin(1)  # (B,)
+    inputs = {"attention_mask": batch["attention_mask"]}
+    hidden = reward_model.transformer(batch["input_ids"], **inputs).last_hidden_state
+    everywhere = reward_model.score(hidden)[..., 0]  # the head on each token: (B, T)
+    position = (everywhere - reward(reward_model, batch)[:, None]).abs().argmin(1)
 tokens = batch["input_ids"].gather(1, position[:, None])
-print("read at:", [tokenizer.decode(t) for t in tokens], "of", batch["attention_mask"].sum(1).tolist())
-assert (position == batch["attention_mask"].sum(1) - 2).all()  # one before EOS
+print("lengths", length.tolist(), "read at", (position + 1).tolist())
+print("tokens read:", [tokenizer.decode(token) for token in tokens])
+assert (position + 1 == length - 1).all()  # one before EOS
 
 # %% [markdown]
 # It reads the full stop, one before EOS. No harm here: a causal model's state at the
@@ -373,6 +403,7 @@ def train(model, pairs, epochs=1, rate=1e-3, seed=0):
         decay.step()
     return model
 
+
 # %%
 train(reward_model, train_pairs)
 
@@ -386,6 +417,7 @@ def score(model, examples):  # [(prompt, response)] -> rewards, (len(examples),)
         batch = pad_rows([rows[i] for i in part], tokenizer.pad_token_id)
         scores[part] = reward(model, batch).numpy()
     return scores
+
 
 # %% [markdown]
 # ## How good can it be?
@@ -405,7 +437,8 @@ chosen = score(reward_model, [(b.prompt, b.chosen) for b in test_pairs])
 rejected = score(reward_model, [(b.prompt, b.rejected) for b in test_pairs])
 accuracy = mean_interval((chosen > rejected).astype(float))
 print(f"coin 0.50, reward model {accuracy}, ceiling {ceiling:.3f}")
-assert 0.6 < accuracy.low and accuracy.mean < ceiling
+assert accuracy.low > 0.6
+assert accuracy.mean < ceiling
 
 # %% [markdown]
 # An accuracy of, say, 75 % from a real reward model says little until you know how often
@@ -427,12 +460,16 @@ assert rho > 0.5
 
 # %%
 group = np.digitize(p_hat, [0.2, 0.4, 0.6, 0.8])
-points = [(p_hat[group == g].mean(), mean_interval(p_true[group == g])) for g in range(5)]
+points = [
+    (p_hat[group == g].mean(), mean_interval(p_true[group == g])) for g in range(5)
+]
 x, y = [x for x, _ in points], np.array([e.mean for _, e in points])
 half = [e.high - e.mean for _, e in points]
 fig, axis = plt.subplots()
 axis.plot([0, 1], [0, 1], "k--", label="perfectly calibrated")
-axis.errorbar(x, y, half, fmt="o-", color=COLORS["proxy"], capsize=3, label="reward model")
+axis.errorbar(
+    x, y, half, fmt="o-", color=COLORS["proxy"], capsize=3, label="reward model"
+)
 axis.set(xlabel="predicted P(first wins)", ylabel="true P(first wins)")
 axis.set_title("Its probabilities rise with the true ones")
 axis.legend()
@@ -475,7 +512,8 @@ few, many = np.full(8, 1 / 8), np.full(100_000, 1e-5)
 for n in (2, 16, 128):
     kls = best_of_n_kl(few, n), best_of_n_kl(many, n)
     print(f"n = {n:3d}: {kls[0]:.3f}, {kls[1]:.3f}, bound {bound(n):.3f} nats")
-    assert max(kls) <= bound(n) and bound(n) - kls[1] < 0.01
+    assert max(kls) <= bound(n)
+    assert bound(n) - kls[1] < 0.01
 
 # %% [markdown]
 # With 100,000 equally likely outcomes the bound is nearly exact; with eight it cannot
@@ -540,17 +578,22 @@ large = np.array(climb(reward_model))
 small = []
 for seed in range(5):
     pairs = preference_pairs(100, Annotator(seed=10 + seed), seed=20 + seed)
-    small.append(climb(train(new_reward_model(seed), pairs, epochs=8, rate=2e-3, seed=seed)))
+    small.append(
+        climb(train(new_reward_model(seed), pairs, epochs=8, rate=2e-3, seed=seed))
+    )
 small = np.array(small)  # (models, promise or truth, len(ns))
 
 # %%
 fig, axis = plt.subplots()
 for (label, color, style), values in zip(
     [("promised", COLORS["proxy"], "--"), ("true reward", COLORS["gold"], "-")],
-    small.swapaxes(0, 1), strict=True,
+    small.swapaxes(0, 1),
+    strict=True,
 ):
     axis.plot(ns, values.T, style, color=color, alpha=0.3, linewidth=1)
-    axis.plot(ns, values.mean(0), style, color=color, marker="o", label=label + ", 100 pairs")
+    axis.plot(
+        ns, values.mean(0), style, color=color, marker="o", label=label + ", 100 pairs"
+    )
 axis.plot(ns, large[1], "-", color=COLORS["policy"], label="true reward, 3,000 pairs")
 axis.plot(ns, oracle, "k:", label="true reward, perfect choice")
 axis.set(xscale="log", xlabel="$n$", ylabel="reward of the best of $n$")
@@ -572,7 +615,9 @@ promised, had = mean_interval(gain[:, 0]), mean_interval(gain[:, 1])
 late = mean_interval(small[:, 1, -1] - small[:, 1, 4])  # from n = 16 to n = 128
 turned = (small[:, 1].argmax(-1) < len(ns) - 1).sum()
 print(f"gain at n = {K}: promised {promised}, had {had}")
-print(f"had with 3,000 pairs {large[1, -1] - large[1, 0]:.2f}, promised {large[0, -1] - large[0, 0]:.2f}")
+print(
+    f"had with 3,000 pairs {large[1, -1] - large[1, 0]:.2f}, promised {large[0, -1] - large[0, 0]:.2f}"
+)
 print(f"true reward from n = 16 to {K}: {late}; {turned} of 5 models past their peak")
 assert mean_interval(gain[:, 0] - gain[:, 1]).low > 0.2
 assert had.mean < 0.75 * (large[1, -1] - large[1, 0])
@@ -650,7 +695,10 @@ GB = 1e9
 
 def memory(lm, scalar, trained=16, frozen=4):  # bytes a parameter -> GB by model
     policy, reference = trained * lm / GB, frozen * lm / GB
-    critics = {"value model": trained * scalar / GB, "reward model": frozen * scalar / GB}
+    critics = {
+        "value model": trained * scalar / GB,
+        "reward model": frozen * scalar / GB,
+    }
     return {
         "PPO": {"policy": policy, "reference": reference, **critics},
         "DPO": {"policy": policy, "reference": reference},
@@ -663,7 +711,9 @@ sums = {}
 for name, sizes in counts.items():
     frozen = 2 if name == "7B" else 4  # bfloat16 with a float32 copy, else float32
     by_method = memory(*sizes, frozen=frozen)
-    sums[name] = {method.replace("\n", " "): sum(m.values()) for method, m in by_method.items()}
+    sums[name] = {
+        method.replace("\n", " "): sum(m.values()) for method, m in by_method.items()
+    }
     assert 1.9 < sums[name]["PPO"] / sums[name]["DPO"] < 2.1
 pd.DataFrame(sums).map("{:.3g} GB".format)
 
@@ -680,8 +730,15 @@ for row, (method, parts) in enumerate(by_method.items()):
     for name, size in parts.items():
         hatch = "//" if name in ("reference", "reward model") else None
         label = name + (" (frozen)" if hatch else " (trained)")
-        axis.barh(row, size, left=left, color=colors[name], hatch=hatch,
-                  edgecolor="white", label=label if row == 0 else None)
+        axis.barh(
+            row,
+            size,
+            left=left,
+            color=colors[name],
+            hatch=hatch,
+            edgecolor="white",
+            label=label if row == 0 else None,
+        )
         left += size
     axis.text(left + 3, row, f"{left:.0f} GB", va="center")
 axis.set_yticks(range(3), by_method)

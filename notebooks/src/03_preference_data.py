@@ -3,20 +3,20 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/dpo-tutorial/dpo-tutorial/blob/main/notebooks/03_preference_data.ipynb)
 #
-# You will turn other people's preference data, and your own, into checked batches of
-# tokens, and you will see what each common fault costs when nobody looks.
+# You will turn public preference data, and your own, into checked batches of tokens, and
+# see what each common fault costs when nobody looks.
 #
 # **You will**
 #
 # - load pairs from files and from six public layouts, and have bad rows named by line;
 # - read a validator's report on clean and on dirty data, and act on it;
-# - measure length bias, and what leakage between train and test is worth to a memoriser;
-# - render one pair in four chat templates, and see the harm of applying one twice;
+# - measure length bias, and what leakage between train and test is worth;
+# - render one pair in four chat templates, and see what applying one twice does;
 # - find the token boundary between prompt and response, and keep it;
-# - decode a batch: what is given, what is scored, what is padding.
+# - decode a batch into what is given, what is scored and what is padding.
 #
-# **You need** notebook 02 for the words *chosen* and *rejected*, and some Python. No
-# model is used. Measured on two CPU cores: about 15 seconds and 0.6 GB of memory; allow
+# **You need** notebook 02 for the words *chosen* and *rejected*, and some Python; no
+# model is used. Measured on two CPU cores: about 7 seconds and 0.5 GB of memory; allow
 # an hour for reading.
 #
 # Back: [02 · From RLHF to DPO](02_from_rlhf_to_dpo.ipynb) ·
@@ -37,46 +37,33 @@ if "google.colab" in sys.modules:
 # ## One comparison
 #
 # DPO learns from triples: a prompt $x$, a chosen response $y_w$ and a rejected one
-# $y_l$. The loss contains nothing but the difference between the two responses, so the
+# $y_l$. Nothing but the difference between the two responses enters the loss, so the
 # data are the whole specification of what you want. In this course a triple is a
-# `PreferencePair`, frozen once it is made.
+# `PreferencePair`, which is checked where it is made and frozen from then on.
+#
+# *Predict* which of these four bad changes would train without an error if nobody
+# checked, and what each would teach.
 
 # %%
 from dpo_tutorial.data import PreferencePair
 
-pair = PreferencePair(
-    "What is 7 times 8?", "56", "I think it is 54.", {"topic": "sums"}
-)
-pair
-
-# %% [markdown]
-# A pair is checked where it is made. *Predict* which of these four would train without
-# an error if nobody checked, and what each would teach.
-
-# %%
-good = {"prompt": "What is 7 times 8?", "chosen": "56", "rejected": "54"}
-
-
-def refusal(**change):
-    try:
-        return PreferencePair(**good | change)
-    except ValueError as error:
-        return error
-
-
+good = {"prompt": "7 times 8?", "chosen": "56", "rejected": "54"}
 for change in ({"chosen": 56}, {"rejected": " "}, {"rejected": "56"}, {"prompt": None}):
-    print(refusal(**change), end="\n\n")
+    try:
+        PreferencePair(**good | change)
+    except ValueError as error:
+        print(error)
 
 # %% [markdown]
-# The second and the third would train. An empty rejected response teaches the policy not
+# The second and the third would train. A blank rejected response teaches the policy not
 # to stop at once; two equal responses have a gradient of exactly zero and dilute every
-# average you log. Each message has the same three parts: the value seen, what was
-# expected, and what to do.
+# average you log. Each message says what was seen, what was expected and what to do.
 #
 # ## A clean set
 #
-# The course brings 180 pairs over everyday topics. Every rejected answer has one flaw,
-# named in the metadata, and every pair says why the chosen answer is better.
+# The course brings its own pairs over twelve everyday topics. Each rejected answer has
+# one flaw, named in the metadata, and each pair says why the other is better. Read rows
+# before you read statistics: the second cell prints one pair for each flaw.
 
 # %%
 import pandas as pd
@@ -85,36 +72,31 @@ from dpo_tutorial import data_path
 from dpo_tutorial.data import load_preferences
 
 pairs = load_preferences(data_path("preferences.jsonl"))
-table = pd.DataFrame([p.metadata for p in pairs])
+table = pd.DataFrame([pair.metadata for pair in pairs])
 pd.crosstab(table["topic"], table["flaw"])
-
-# %% [markdown]
-# Read rows before you read statistics. One pair for each flaw:
 
 # %%
 for flaw, rows in table.groupby("flaw"):
-    p = pairs[rows.index[1]]
-    print(
-        f"[{flaw}] {p.prompt}\n  + {p.chosen}\n  - {p.rejected}\n  ({rows['why'].iloc[1]})\n"
-    )
+    pair = pairs[rows.index[1]]
+    print(f"[{flaw}] {pair.prompt}\n  + {pair.chosen}\n  - {pair.rejected}")
+    print(f"  ({pair.metadata['why']})\n")
 
 # %% [markdown]
-# Now let the validator read all of them. It runs every check it knows and returns a
-# report that shows as a table here and exports with `to_dict()`.
+# Now let the validator read all of them. It runs every check it has and returns a report
+# that shows as a table here and exports with `to_dict()`.
 
 # %%
 from dpo_tutorial.validation import PreferenceDataValidator
 
 report = PreferenceDataValidator(pairs).full_report()
-assert not [f for f in report.findings if f.severity in ("error", "warning")]
+assert {finding.severity for finding in report.findings} == {"info"}
 report
 
 # %% [markdown]
-# Nothing but remarks: some answers are one word because one word was asked for, and the
-# chosen answer is the longer one about as often as not. That last number deserves a
-# second look. Length is the easiest thing for a policy to learn: one token more costs
-# nothing to understand. If the better answer is usually the longer one, DPO will find
-# that out long before it finds out why it was better.
+# Remarks only: some answers are one word because one word was asked for, and the longer
+# answer is the chosen one about as often as not. That last figure deserves a second
+# look. Length is easy for a policy to pick up. If the better answer is usually the
+# longer one, DPO finds that out long before it finds out why the answer was better.
 #
 # *Predict:* the set is balanced as a whole. Is it balanced for each flaw?
 
@@ -129,9 +111,12 @@ def longer_share(pairs):
     return wins / n, *binomtest(wins, n).proportion_ci(method="wilson")
 
 
+# %%
 shares = {"all pairs": longer_share(pairs)}
 for flaw, rows in table.groupby("flaw"):
     shares[flaw] = longer_share([pairs[i] for i in rows.index])
+assert shares["all pairs"][1] < 0.5 < shares["all pairs"][2]
+assert shares["verbose"][0] == 0
 
 # %%
 import matplotlib.pyplot as plt
@@ -141,161 +126,136 @@ from dpo_tutorial.plotting import COLORS, use_style
 
 use_style()
 share, low, high = np.array(list(shares.values())).T
-place = np.arange(len(shares))[::-1]
+place, error = np.arange(len(shares))[::-1], [share - low, high - share]
 fig, ax = plt.subplots()
-ax.errorbar(
-    share, place, xerr=[share - low, high - share], fmt="o", color=COLORS["chosen"]
-)
+ax.errorbar(share, place, xerr=error, fmt="o", color=COLORS["chosen"])
 ax.axvline(0.5, color=COLORS["reference"], linestyle=":")
 ax.set(xlim=(-0.03, 1), xlabel="share of pairs with the longer answer chosen")
 ax.set_yticks(place, list(shares))
-ax.set_title("Balanced as a whole; one flaw is all about length")
-assert low[0] < 0.5 < high[0]
-assert shares["verbose"][0] == 0
+ax.set_title("Balanced as a whole, because one flaw pays for the others")
 plt.show()
 
 # %% [markdown]
 # *Figure: for all pairs and for each of six flaws, a dot with a 95 % interval shows how
-# often the chosen answer is the longer one. All pairs and five of the flaws straddle the
-# dotted line at one half; "verbose" sits at zero.*
+# often the chosen answer is the longer one. All pairs straddle the dotted line at one
+# half. Five flaws lie a little to its right; "verbose" lies at zero.*
 #
-# Balance holds for the whole set only because the verbose pairs are paid for by the
-# others. That is as it should be: drop the verbose pairs, and the rest would teach a
-# liking for length. When you filter data, measure again.
+# The verbose pairs pay for the others. Drop them, as a filter on style might, and the
+# rest leans towards long answers. Whenever you filter data, measure again.
 #
 # ## Public data and their layouts
 #
-# The same triple is written in many ways. These are the sets you will meet most often,
-# with what a row holds:
+# The same triple is written in many ways. These are the sets you will meet most often:
 #
 # | layout | on the hub | a row holds |
 # |---|---|---|
 # | HH-RLHF | `Anthropic/hh-rlhf` | two whole conversations that differ in the last answer |
 # | UltraFeedback | `openbmb/UltraFeedback` | an instruction and four scored completions |
-# | the same, binarised | `HuggingFaceH4/ultrafeedback_binarized` (split `train_prefs`) | two message lists with their scores |
+# | the same, binarised | `HuggingFaceH4/ultrafeedback_binarized`, split `train_prefs` | two message lists with their scores |
 # | SHP | `stanfordnlp/SHP` | a Reddit post, two comments, a label |
-# | OASST | `OpenAssistant/oasst1` | single messages of a tree; siblings have a rank |
+# | OASST | `OpenAssistant/oasst1` | one message of a tree; siblings have a rank |
 # | Orca DPO pairs | `Intel/orca_dpo_pairs` | system, question, chosen, rejected |
 # | TRL | `trl-lib/ultrafeedback_binarized` and many more | strings, or lists of role/content messages |
 #
-# `load_preferences("Anthropic/hh-rlhf")` is all it takes for any of them; it tells the
-# layout by the fields. To see what happens inside, take one hand-written row in each
-# layout's true field names. HH-RLHF first, because it has no prompt at all:
+# `load_preferences("Anthropic/hh-rlhf")` is all it takes; the layout is told by the
+# fields. To see what happens inside, take a hand-written row in each layout's true field
+# names. HH-RLHF comes first, because it has no prompt at all:
 
 # %%
-hh = {
-    "chosen": "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: 7 times 8?\n\nAssistant: 56",
-    "rejected": "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: 7 times 8?\n\nAssistant: 54",
-}
-pair = load_preferences([hh])[0]
-for name in ("prompt", "chosen", "rejected"):
-    print(name, getattr(pair, name), sep="\t")
+talk = "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: 7 times 8?\n\nAssistant:"
+hh = {"chosen": talk + " 56", "rejected": talk + " 54"}
+load_preferences([hh])[0]
 
 # %% [markdown]
 # The shared turns became the prompt, as messages with roles, and the last answers the
-# responses. A row whose two conversations part earlier is no comparison of answers to
-# one prompt, and is reported rather than guessed at.
+# responses. Where two conversations part earlier, they are no two answers to one prompt,
+# and the row is reported.
 #
 # Scored lists have several answers to a prompt. The loader takes the best and the worst
-# (Zephyr, arXiv 2310.16944, took the best and a random other). Equal scores prefer
-# nothing, and such a row is a fault.
+# (Zephyr, arXiv 2310.16944, took the best and a random other); if all scores are equal,
+# nothing is preferred, and that is reported too.
 
 # %%
 answers = [("54", 1.5), ("56", 4.75), ("about 50", 2.0)]
-ultrafeedback = {
-    "instruction": "7 times 8?",
-    "completions": [{"response": a, "fine-grained_score": s} for a, s in answers],
-}
+scored = [{"response": text, "fine-grained_score": score} for text, score in answers]
+ultrafeedback = {"instruction": "7 times 8?", "completions": scored}
 shp = {"history": "7 times 8?", "human_ref_A": "54", "human_ref_B": "56", "labels": 0}
 orca = {"system": "", "question": "7 times 8?", "chosen": "56", "rejected": "54"}
-user, yes, no = (
-    {"role": role, "content": text}
-    for role, text in [("user", "7 times 8?"), ("assistant", "56"), ("assistant", "54")]
-)
-trl_strings = {"prompt": "7 times 8?", "chosen": "56", "rejected": "54"}
-trl_messages = {"prompt": [user], "chosen": [yes], "rejected": [no]}
+
+# %% [markdown]
+# OASST is a table of messages. Each names its parent, and siblings that were compared
+# have a rank, zero for the best: the pair lies in the shape of the tree.
+
+# %%
+fields = ("message_tree_id", "message_id", "parent_id", "role", "text", "rank")
+messages = [
+    ("m1", "m1", None, "prompter", "7 times 8?", None),
+    ("m1", "m2", "m1", "assistant", "54", 1),
+    ("m1", "m3", "m1", "assistant", "56", 0),
+]
+oasst = [dict(zip(fields, message, strict=True)) for message in messages]
+
+# %% [markdown]
+# TRL's own layout has strings or messages, with the prompt apart or left inside both
+# answers. In all, these eight ways to write a comparison should load as the same one:
+
+# %%
+user = {"role": "user", "content": "7 times 8?"}
+yes, no = ({"role": "assistant", "content": text} for text in ("56", "54"))
+trl = {"prompt": [user], "chosen": [yes], "rejected": [no]}
 trl_implicit = {"chosen": [user, yes], "rejected": [user, no]}
 
-# %% [markdown]
-# OASST is a table of messages. Each knows its parent, and siblings that were compared
-# carry a rank, zero for the best. The pair lies in the shape of the tree.
-
-# %%
-fields = ("message_id", "parent_id", "role", "text", "rank")
-messages = [
-    ("m1", None, "prompter", "7 times 8?", None),
-    ("m2", "m1", "assistant", "54", 1),
-    ("m3", "m1", "assistant", "56", 0),
-]
-oasst = [dict(zip(fields, m, strict=True), message_tree_id="m1") for m in messages]
-
-# %% [markdown]
-# Eight ways to write one comparison should give one comparison:
-
-# %%
-from dpo_tutorial.layouts import plain_text
-
-layouts = {
-    "HH-RLHF": [hh],
-    "UltraFeedback": [ultrafeedback],
-    "SHP": [shp],
-    "OASST": oasst,
-}
-layouts |= {"Orca": [orca], "TRL strings": [trl_strings]}
-layouts |= {"TRL messages": [trl_messages], "TRL implicit prompt": [trl_implicit]}
-for name, rows in layouts.items():
+layouts = {"UltraFeedback": [ultrafeedback], "SHP": [shp], "Orca": [orca], "HH": [hh]}
+layouts |= {"OASST": oasst, "TRL strings": [good], "TRL messages": [trl]}
+for name, rows in (layouts | {"TRL implicit": [trl_implicit]}).items():
     (pair,) = load_preferences(rows)
-    assert (plain_text(pair.chosen), plain_text(pair.rejected)) == ("56", "54")
-    print(f"{name:20} prompt: {pair.prompt}")
+    assert "56" in str(pair.chosen)
+    assert "54" in str(pair.rejected)
+    print(f"{name:14}{str(pair.prompt)[-60:]}")
 
 # %% [markdown]
-# The prompts come as a string where the set has strings and as messages where it has
-# turns; a chat template will level that out below. Does the real thing work where you
-# are? This cell asks the hub for a small set, and says which case you have.
+# Prompts stay strings where the set has strings and become messages where it has turns;
+# chat templates will level that out below. Does the real thing work where you are? The
+# next cell asks the hub for a small set and says which case you have.
 
 # %%
 from huggingface_hub import HfApi
 
 try:
     HfApi().dataset_info("Intel/orca_dpo_pairs", timeout=3)
+    hub = load_preferences("Intel/orca_dpo_pairs", split="train[:200]", on_error="skip")
+    print(f"The hub answers: {len(hub)} pairs; the first asks {hub[0].prompt[-1]}")
 except Exception as error:
     print(f"The hub is out of reach ({type(error).__name__}): nothing was loaded.")
-else:
-    some = load_preferences(
-        "Intel/orca_dpo_pairs", split="train[:200]", on_error="skip"
-    )
-    print(f"The hub answers: {len(some)} pairs, the first asks {some[0].prompt[-1]}")
 
 # %% [markdown]
 # ## Your own file
 #
-# JSON lines, JSON, CSV and parquet are read by their ending. Columns beyond the three
-# texts become metadata. Here is a CSV as a spreadsheet might export it, with one
-# ordinary accident in it.
+# JSON lines, JSON, CSV and parquet are told by their ending, and columns beyond the three
+# texts become metadata. Here is a CSV as a spreadsheet might export it. It has two
+# faults; find them before you run the cell.
 
 # %%
 import tempfile
 from pathlib import Path
 
-csv = """prompt,chosen,rejected,rater
+folder = tempfile.TemporaryDirectory()
+path = Path(folder.name) / "ratings.csv"
+path.write_text("""prompt,chosen,rejected,rater
 How do I thaw bread?,"In the oven, ten minutes at 150 degrees.",In the sun.,anna
 Name a vegetable.,Leek,Leek,ben
 How long does rice keep?,In the fridge, a day or two.,A month.,carla
 What is a roux?,"Flour cooked in butter, to thicken a sauce.",A kangaroo.,anna
-"""
-folder = tempfile.TemporaryDirectory()
-path = Path(folder.name) / "ratings.csv"
-path.write_text(csv)
+""")
 try:
     load_preferences(path)
 except ValueError as error:
     print(error)
 
 # %% [markdown]
-# By default the first bad row stops you, with its line in the file. That is the right
-# default while you fix the export. Once you know what is wrong and accept the loss,
-# `on_error="skip"` leaves the bad rows out and warns once, with how many and why.
-# *Predict* how many of the four rows are left.
+# The first bad row stops you, with its line in the file. That is the right default while
+# you mend the export. Once you know what is wrong and accept the loss, `on_error="skip"`
+# leaves bad rows out and warns once, with how many and why.
 
 # %%
 import warnings
@@ -304,19 +264,19 @@ with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     own = load_preferences(path, on_error="skip")
 print(caught[0].message)
-print([(p.prompt, p.metadata) for p in own])
-assert len(own) == 2
+assert [pair.metadata["rater"] for pair in own] == ["anna", "anna"]
 
 # %% [markdown]
-# Two. The comma without quotes in line 4 is the commonest accident in CSV, and the
-# nastier for shifting everything behind it: without the check the chosen answer would
-# read "In the fridge" and the rejected one "a day or two."
+# The comma without quotes in line 4 is the commonest accident in CSV, and a nasty one:
+# it shifts what follows. Unchecked, the chosen answer would read "In the fridge" and the
+# rejected one "a day or two."
 #
 # ## A dirty set
 #
 # Loading catches what can be no pair. The rest takes a look at the whole set.
-# `dirty.jsonl` has at least two rows for each fault, labelled in the metadata. They are
-# read here as raw rows, since several would not survive as pairs.
+# `dirty.jsonl` has rows with each fault, labelled in the metadata. They are read raw
+# here, since several would not survive as pairs. The loop asserts that each check finds
+# the rows planted for it, and no others.
 
 # %%
 import json
@@ -324,66 +284,57 @@ import json
 dirty = [json.loads(line) for line in data_path("dirty.jsonl").open(encoding="utf-8")]
 splits = [row["metadata"]["split"] for row in dirty]
 report = PreferenceDataValidator(dirty, splits).full_report(max_length=60)
+labels = [row["metadata"]["fault"] for row in dirty]
+for check in set(labels) - {"none"}:
+    assert sorted(report.rows(check)) == [i for i, x in enumerate(labels) if x == check]
 report
 
 # %% [markdown]
 # Read it from the top: what breaks training or its evaluation is an *error*, what bends
-# it a *warning*, what you should know an *info*. Did it find what was planted, and
-# nothing else?
+# it a *warning*, what you should know an *info*. A warning asks you to look. Take the
+# pairs whose two responses are all but equal:
 
 # %%
-labels = [row["metadata"]["fault"] for row in dirty]
-for check in sorted(set(labels) - {"none"}):
-    planted = [i for i, label in enumerate(labels) if label == check]
-    assert sorted(report.rows(check)) == planted, check
-print(f"{len(set(labels)) - 1} kinds of fault, each found in exactly the planted rows")
+for i in report.rows("near_identical"):
+    print(f"{dirty[i]['prompt']}\n  + {dirty[i]['chosen']}\n  - {dirty[i]['rejected']}")
 
 # %% [markdown]
-# Two of them deserve to be seen. In a *contradiction* two raters disagreed about the same
-# two answers: the gradients of the two rows pull against each other, and the best the
-# policy can do is indifference. In a *near-identical* pair the whole label rests on a
-# few characters.
-
-# %%
-for check in ("contradiction", "near_identical"):
-    for i in report.rows(check):
-        row = dirty[i]
-        print(
-            f"[{check} {i}] {row['prompt']}\n  + {row['chosen']}\n  - {row['rejected']}"
-        )
-
-# %% [markdown]
-# One near-identical pair is a good one: the digits that differ are the error. The other
-# prefers a full stop to an exclamation mark. No program can tell you which is which, and
-# that is why the remedy says *look*. Errors, on the other hand, can go at once:
+# The first is a good pair, since the digit that differs is the error. The second prefers
+# a full stop to an exclamation mark. No program can tell which is which. Errors, on the
+# other hand, can go at once. In a *contradiction*, for one, two raters judged the same
+# two answers in opposite ways, and the best the policy can do is indifference.
 
 # %%
 bad = {i for f in report.findings if f.severity == "error" for i in f.rows}
 kept = [i for i in range(len(dirty)) if i not in bad]
 again = PreferenceDataValidator([dirty[i] for i in kept], [splits[i] for i in kept])
-left = [f.check for f in again.full_report(max_length=60).findings]
-assert not {"leakage", "contradiction", "truncation"} & set(left)
-print(f"{len(dirty)} rows, {len(bad)} dropped; left to judge: {', '.join(left)}")
+left = again.full_report(max_length=60).findings
+assert "error" not in {finding.severity for finding in left}
+print(f"{len(bad)} of {len(dirty)} rows dropped; left:", *(f.check for f in left))
 
 # %% [markdown]
-# Length bias is left. Dropping rows does not cure it, since it is a property of how the
-# answers were chosen; notebook 11 repairs it.
+# Length bias is left: dropping bad rows does not cure it, since it lies in how the
+# answers were chosen. Notebook 11 repairs it.
 #
 # ## Leakage
 #
-# A test set answers one question: does the policy do better on prompts it has not seen?
+# A test set answers one question: is the policy better on prompts that it has not seen?
 # Preference data make it easy to spoil that, because one prompt often has several pairs.
-# Let us make such a set: each prompt's good answer against its bad one and against two
-# answers to other prompts, as when several responses were rated for each prompt.
+# Make such a set: each good answer against its bad one and against two answers to other
+# prompts, as if four responses had been rated. Then cut it the wrong way.
+#
+# *Predict:* of the test rows after a random cut, how many have their prompt in the
+# training rows too? A row is clean only if both its siblings land in the test set with
+# it.
+
+# %%
+many = []
+for i, p in enumerate(pairs):
+    for wrong in (p.rejected, pairs[i - 1].chosen, pairs[i - 2].rejected):
+        many.append(PreferencePair(p.prompt, p.chosen, wrong))
 
 # %%
 import random
-
-many = [
-    PreferencePair(p.prompt, p.chosen, wrong)
-    for i, p in enumerate(pairs)
-    for wrong in (p.rejected, pairs[i - 1].chosen, pairs[i - 2].rejected)
-]
 
 
 def split_rows(rows, seed, test_fraction=0.2):
@@ -393,33 +344,23 @@ def split_rows(rows, seed, test_fraction=0.2):
     return rows[cut:], rows[:cut]
 
 
-print(len(many), "pairs of", len(pairs), "prompts")
-
-# %% [markdown]
-# *Predict:* of the test rows after a random cut, how many have their prompt in the
-# training rows too? A test row's two siblings would both have to land in the test set
-# for it to be clean.
-
 # %%
 from dpo_tutorial.data import split_by_prompt
 
-
-def leaked(train, test):
-    sides = ["train"] * len(train) + ["test"] * len(test)
-    report = PreferenceDataValidator([*train, *test], sides).full_report()
-    return len(report.rows("leakage"))
-
-
+leaks = {}
 for split in (split_rows, split_by_prompt):
     train, test = split(many, seed=0)
-    print(f"{split.__name__:16} {leaked(train, test):3} of {len(test)} test rows leak")
-assert leaked(*split_by_prompt(many, seed=0)) == 0 < leaked(*split_rows(many, seed=0))
+    sides = ["train"] * len(train) + ["test"] * len(test)
+    report = PreferenceDataValidator([*train, *test], sides).full_report()
+    leaks[split.__name__] = len(report.rows("leakage"))
+    print(f"{split.__name__:16}{leaks[split.__name__]:3} of {len(test)} test rows leak")
+assert leaks["split_by_prompt"] == 0 < leaks["split_rows"]
 
 # %% [markdown]
-# Nearly all of them leak. What is that worth? Take the worst learner there is, one that
-# memorises: it remembers how often it saw a response win under a prompt, and otherwise
-# tosses a coin. It knows nothing that carries over to a new prompt, so an honest test
-# gives it one half.
+# Nearly all of them. What is that worth? Take the poorest learner there is, one that
+# memorises: it remembers which responses won under which prompt, and tosses a coin for
+# the rest. It knows nothing that carries over to a new prompt, so an honest test gives
+# it one half.
 
 # %%
 from collections import Counter
@@ -431,87 +372,75 @@ def memoriser_accuracy(train, test, seed):
         score[p.prompt, p.chosen] += 1
         score[p.prompt, p.rejected] -= 1
     gaps = [score[p.prompt, p.chosen] - score[p.prompt, p.rejected] for p in test]
-    return sum(gap > 0 or (gap == 0 and coin.random() < 0.5) for gap in gaps) / len(
-        gaps
-    )
+    return np.mean([gap > 0 or (gap == 0 and coin.random() < 0.5) for gap in gaps])
 
 
-accuracy = {
-    split.__name__: [
-        memoriser_accuracy(*split(many, seed=s), seed=s) for s in range(40)
-    ]
-    for split in (split_rows, split_by_prompt)
-}
+# %%
+by_split = {}
+for split in (split_rows, split_by_prompt):
+    runs = [memoriser_accuracy(*split(many, seed=seed), seed) for seed in range(40)]
+    error = 1.96 * np.std(runs, ddof=1) / len(runs) ** 0.5
+    by_split[split.__name__] = runs
+    print(f"{split.__name__:16}{np.mean(runs):.3f} ± {error:.3f} (95 %, 40 seeds)")
 
 # %%
 fig, ax = plt.subplots()
-styles = [("o", COLORS["rejected"]), ("s", COLORS["chosen"])]
-for (name, values), (marker, color) in zip(accuracy.items(), styles, strict=True):
-    ax.scatter(values, [name] * len(values), marker=marker, color=color, alpha=0.3)
-    mean, error = np.mean(values), 1.96 * np.std(values, ddof=1) / len(values) ** 0.5
-    ax.errorbar(mean, [name], xerr=error, fmt="|", color="black", markersize=22)
-    print(
-        f"{name:16} mean accuracy {mean:.3f} ± {error:.3f} (95 %, {len(values)} seeds)"
-    )
-ax.axvline(0.5, color=COLORS["reference"], linestyle=":")
+looks = [("o", "black"), ("s", COLORS["accent"])]
+for (name, runs), (marker, color) in zip(by_split.items(), looks, strict=True):
+    ax.scatter(runs, [name] * len(runs), marker=marker, color=color, alpha=0.4)
+    ax.scatter(np.mean(runs), [name], marker="|", color="black", s=600)
+ax.axvline(0.5, color="black", linestyle=":")
 ax.set(xlim=(0.3, 1.02), ylim=(-0.6, 1.6), xlabel="test accuracy of the memoriser")
 ax.set_title("A random cut makes a memoriser look brilliant")
-assert (
-    np.mean(accuracy["split_rows"]) > 0.9 > 0.6 > np.mean(accuracy["split_by_prompt"])
-)
+assert min(by_split["split_rows"]) > 0.9
+assert abs(np.mean(by_split["split_by_prompt"]) - 0.5) < 0.05
 plt.show()
 
 # %% [markdown]
-# *Figure: two rows of dots, one dot a seed. With `split_by_prompt` the memoriser's test
-# accuracy scatters around the dotted line at one half; with `split_rows` all dots lie
-# above nine tenths.*
+# *Figure: two rows of dots, one dot a seed, a bar at the mean. With `split_by_prompt` the
+# memoriser's test accuracy scatters around the dotted line at one half; with
+# `split_rows` every dot lies above nine tenths.*
 #
-# Nothing was learnt in either case. Split by prompt, and check near-duplicates too: the
-# validator compares prompts that share rare words (`rapidfuzz`), so a prompt with a typo
-# in it counts as the same. It can overdo that (two sums may differ in one digit), so look
-# at what it names.
+# Nothing was learnt in either case. Split by prompt, and look for near-duplicates too:
+# the validator compares prompts that share rare words or word pairs (with `rapidfuzz`),
+# so a prompt with a typo counts as the same. It can overdo that, as with two sums that differ in one
+# digit, so look at what it names.
 #
 # ## Chat templates
 #
-# A model sees one string. An instruct model was tuned on a certain way to write turns,
-# its chat template, and preference data must be written the same way.
-# `convert_to_dpo_format` knows four; a tokenizer with a template of its own can be passed
-# in place of the name.
+# A model reads one string. An instruct model was tuned on one way of writing turns, its
+# chat template, and preference data must be written the same way.
+# `convert_to_dpo_format` knows four; pass a tokenizer in place of the name to use its own.
 
 # %%
 from dpo_tutorial.data import convert_to_dpo_format
 from dpo_tutorial.layouts import TEMPLATES
 
-talk = [
-    {"role": "system", "content": "Be brief."},
-    {"role": "user", "content": "7 x 8?"},
-]
-pair = PreferencePair(talk, "56", "54")
+system = {"role": "system", "content": "Be brief."}
+pair = PreferencePair([system, user], "56", "54")
 for name in TEMPLATES:
     row = convert_to_dpo_format([pair], name)[0]
-    print(f"{name:7} prompt {row['prompt']!r}\n{'':7} chosen {row['chosen']!r}\n")
+    print(f"{name:7}{row['prompt']!r}\n    ->{row['chosen']!r}\n")
 
 # %% [markdown]
-# The prompt ends with the header of the answer to come, so that the first thing the
-# policy is scored on is the answer itself. The response ends with the template's end of
-# turn. Where that token is also the tokenizer's end of sequence (EOS), it is the one EOS
-# that gets scored; otherwise an EOS follows it. "plain" has no end of turn and leaves
-# that to EOS alone.
+# The prompt ends with the header of the answer to come, so that the first thing scored is
+# the answer. The response ends with the template's end of turn. Where that token is the
+# tokenizer's end of sequence (EOS), it is the one EOS to be scored; elsewhere an EOS
+# follows it. "plain" has no end of turn and leaves it to EOS alone.
 #
-# The wrong way, once: convert data that are converted already. Nothing fails; the prompt
-# has become a user who speaks in markup. The validator knows the marks.
+# The wrong way, once: convert what is converted already. Nothing fails, and the user now
+# talks in markup. The validator knows the marks.
 
 # %%
 twice = convert_to_dpo_format(convert_to_dpo_format(pairs[:1], "chatml"), "chatml")
 print(twice[0]["prompt"])
-report = PreferenceDataValidator(twice).full_report()
-assert report.rows("template_residue") == [0]
+assert PreferenceDataValidator(twice).full_report().rows("template_residue") == [0]
 
 # %% [markdown]
 # ## The token boundary
 #
-# Strings meet the model as tokens, and a tokenizer may join what you kept apart. To see
-# it, train a small byte-level BPE, GPT-2's kind, on the pairs themselves.
+# Text meets the model as tokens, and a tokenizer may join what you kept apart. To see it,
+# train a small byte-level BPE, GPT-2's kind, on the pairs themselves.
 
 # %%
 from tokenizers import ByteLevelBPETokenizer
@@ -524,127 +453,90 @@ tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe._tokenizer, eos_token="
 tokenizer.tokenize("How do I thaw bread?")
 
 # %% [markdown]
-# `Ġ` is a space, and it belongs to the word *after* it. So where does the space between
-# "assistant:" and the answer go? The "plain" prompt above ended in a colon and the
-# response began with a space. Suppose someone had put the space at the end of the prompt.
+# `Ġ` is a space, and it belongs to the word *after* it. That is why the "plain" prompt
+# above ended in a colon and its response began with a space. Move the space to the end
+# of the prompt, where most people would put it, and count the rows in which tokenising
+# both together gives other tokens than tokenising each apart.
 
 # %%
 from dpo_tutorial.data import boundary_merges
 
 rows = convert_to_dpo_format(pairs, "plain")
-moved = [(r["prompt"] + " ", r["chosen"][1:]) for r in rows]
-ours = [(r["prompt"], r["chosen"]) for r in rows]
-for name, texts in {
-    "space ends the prompt": moved,
-    "space begins the answer": ours,
-}.items():
-    merged = sum(boundary_merges(*text, tokenizer) for text in texts)
-    print(f"{name:24} {merged:3} of {len(texts)} boundaries move")
-assert not any(boundary_merges(*text, tokenizer) for text in ours)
-
-# %% [markdown]
-# With the space on the wrong side, tokenising prompt and response together gives other
-# tokens than tokenising them apart, in every row that begins with a letter the tokenizer
-# can join to a space. Whoever then counts the prompt's tokens and cuts there cuts in the
-# wrong place:
+moved = [(row["prompt"] + " ", row["chosen"][1:]) for row in rows]
+merges = sum(boundary_merges(*texts, tokenizer) for texts in moved)
+ours = sum(boundary_merges(r["prompt"], r["chosen"], tokenizer) for r in rows)
+print(f"boundaries that move: {ours} of {len(rows)} as it is, {merges} with the space")
+assert ours == 0 < merges
 
 # %%
 prompt, chosen = moved[1]
-apart = tokenizer.tokenize(prompt) + tokenizer.tokenize(chosen)
-joint = tokenizer.tokenize(prompt + chosen)
-print("apart   ", apart[-4:])
-print("together", joint[-4:])
-assert apart != joint
+print("apart   ", (tokenizer.tokenize(prompt) + tokenizer.tokenize(chosen))[-4:])
+print("together", tokenizer.tokenize(prompt + chosen)[-4:])
 
 # %% [markdown]
-# `tokenize_pair` tokenises apart and concatenates, so no token ever spans the boundary,
-# and what is scored is exactly the response. (TRL tokenises together and lets the
-# response start where the two prompts' tokens part; it warns when that moves, see
-# trl#2054 and trl#1153. With a clean boundary both give the same ids.)
+# The token "ĠBasil" belongs to neither side. Code that tokenises both together and cuts
+# at the prompt's length scores the wrong tokens. `tokenize_pair` tokenises apart and
+# concatenates, so exactly the response is scored. (TRL tokenises together and starts the
+# response where the tokens part from the prompt's; it warns when that is not the prompt's
+# end, see trl#2054 and trl#1153. With a clean boundary both give the same tokens.)
 #
-# EOS comes once, also if the text already has one. Nothing is cut in silence: a pair
-# that is too long is an error, because a truncated response would teach an ending that
-# nobody chose, and a prompt that fills the window would leave no response at all.
+# EOS comes once, also where the text has one. Nothing is cut in silence: a truncated
+# response would teach an ending that nobody chose, and a prompt that fills the window
+# leaves no response at all.
 
 # %%
 from dpo_tutorial.data import tokenize_pair
 
-for ending in ("", "<eos>"):
-    row = {"prompt": "7 times 8?", "chosen": " 56" + ending, "rejected": " It is 54."}
-    ids = tokenize_pair(row, tokenizer)
-    assert ids["chosen_ids"].count(tokenizer.eos_token_id) == 1
-    print({name: tokenizer.convert_ids_to_tokens(i) for name, i in ids.items()})
+row = {"prompt": "7 times 8?", "chosen": " 56", "rejected": " It is 54.<eos>"}
+ids = tokenize_pair(row, tokenizer)
+print({name: tokenizer.convert_ids_to_tokens(value) for name, value in ids.items()})
+assert [value.count(tokenizer.eos_token_id) for value in ids.values()] == [0, 1, 1]
 try:
     tokenize_pair(row, tokenizer, max_length=8)
 except ValueError as error:
     print(error)
 
 # %% [markdown]
-# How long is long enough? Ask the validator, which counts in tokens if you hand it the
-# tokenizer, and choose a `max_length` that drops nothing or next to nothing.
-
-# %%
-for max_length in (64, 128, 256):
-    report = PreferenceDataValidator(rows).full_report(max_length, tokenizer)
-    print(
-        f"{max_length:4} tokens: {len(report.rows('truncation')):3} of {len(rows)} too long"
-    )
-
-# %% [markdown]
+# (How long is long enough? `full_report(max_length, tokenizer)` on the converted rows
+# counts those that would not fit.)
+#
 # ## The batch, decoded
 #
 # The last step stacks pairs into rectangles: chosen first, then rejected, padded on the
-# right. `labels` repeats the tokens to be scored and holds −100 elsewhere. Padding needs
-# a token, and many tokenizers have none:
+# right. `labels` repeats the tokens to be scored and has −100 elsewhere. Padding needs a
+# token, and this tokenizer, as many, comes without one. The usual remedy takes EOS, and
+# that is where a well-known mistake lives. Decode before you train:
 
 # %%
 from dpo_tutorial.data import collate
 
-ids = [tokenize_pair(row, tokenizer) for row in rows[:2]]
-try:
-    collate(ids, tokenizer.pad_token_id)
-except ValueError as error:
-    print(error)
 tokenizer.pad_token = tokenizer.eos_token
+ids = [tokenize_pair(row, tokenizer) for row in rows[:2]]
 batch = collate(ids, tokenizer.pad_token_id)
-print({name: tuple(value.shape) for name, value in batch.items()})
-
-# %% [markdown]
-# Padding is now the same token as EOS, which is where a well-known mistake lives. Decode
-# before you train: given, scored, padding.
-
-# %%
-for ids_row, label, mask in zip(
-    batch["input_ids"], batch["labels"], batch["attention_mask"], strict=True
-):
-    scored = label != -100
-    given = mask.bool() & ~scored
-    print("given  ", repr(tokenizer.decode(ids_row[given])))
-    print("scored ", repr(tokenizer.decode(ids_row[scored])))
+for tokens, mask, label in zip(*batch.values(), strict=True):
+    print("given  ", repr(tokenizer.decode(tokens[(label == -100) & (mask == 1)])))
+    print("scored ", repr(tokenizer.decode(tokens[label != -100])))
     print("padding", int((mask == 0).sum()), "tokens\n")
 
 # %% [markdown]
-# Each response is scored with its EOS, and no padding is. The wrong way finds the
-# padding by its token id. *Predict* what it loses.
+# Each response is scored with its EOS, and no padding is. The wrong way finds the padding
+# by its token id. *Predict* what it loses.
 
 # %%
 by_id = batch["labels"].clone()
 by_id[batch["input_ids"] == tokenizer.pad_token_id] = -100  # wrong
-eos = tokenizer.eos_token_id
-print("EOS scored, by length:", int((batch["labels"] == eos).sum()), "of", len(by_id))
-print("EOS scored, by id:    ", int((by_id == eos).sum()), "of", len(by_id))
-assert (batch["labels"] == eos).sum() == len(by_id)
-assert not (by_id == eos).any()
+kept = {"by length": batch["labels"], "by token id": by_id}
+kept = {way: int((x == tokenizer.eos_token_id).sum()) for way, x in kept.items()}
+print("EOS scored in", len(by_id), "rows:", kept)
+assert kept == {"by length": len(by_id), "by token id": 0}
 
 # %% [markdown]
-# All of them: a policy trained so never learns when to stop. Here is the way from file to
-# batch in one piece, for your own data:
+# All of them: a policy trained so never learns when to stop.
+#
+# Here is the whole way from file to batch, for data of your own:
 
 # %%
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # you have read what it skips
-    mine = load_preferences(path, on_error="skip")
-train, test = split_by_prompt(mine, test_fraction=0.5)
+train, test = split_by_prompt(own, test_fraction=0.5)
 rows = convert_to_dpo_format(train, "chatml")
 batch = collate([tokenize_pair(row, tokenizer) for row in rows], tokenizer.pad_token_id)
 print(tokenizer.decode(batch["input_ids"][0]))
@@ -653,46 +545,45 @@ folder.cleanup()
 # %% [markdown]
 # ## What you did
 #
-# - You loaded pairs from files and eight layouts, and had bad rows named by line.
+# - You loaded pairs from files and six public layouts, and had bad rows named by line.
 # - You read a report on clean and on dirty data, and dropped what was broken.
-# - You measured length bias by flaw, and what leakage gives to a memoriser.
-# - You rendered one pair in four templates and saw the harm of applying one twice.
+# - You measured length bias by flaw, and what leakage is worth to a memoriser.
+# - You rendered one pair in four templates and saw what applying one twice does.
 # - You found the token boundary and kept it.
 # - You decoded a batch into what is given, scored and padded.
 #
 # ## Exercises
 #
-# 1. Drop the verbose pairs and measure `longer_share` of what is left. Which way does the
-#    bias go, and would you train on it?
+# 1. Drop the verbose pairs and measure `longer_share` of the rest. Would you train on it?
 #    <details><summary>Answer</summary>
 #    <code>longer_share([p for p in pairs if p.metadata["flaw"] != "verbose"])</code>: the
-#    longer answer is now chosen in more than half, and the interval leaves one half
-#    behind. The policy would learn some of that.
+#    longer answer is now chosen more often than not, and the interval hardly reaches one
+#    half. The policy would learn some of that; better add pairs in which short wins.
 #    </details>
 # 2. `many` has three pairs a prompt. With $k$ pairs a prompt and a test fraction $f$,
-#    about what share of the test rows leaks after a random cut of rows?
+#    what share of the test rows leaks after a random cut, about?
 #    <details><summary>Answer</summary>
-#    A test row is clean only if its $k-1$ siblings are all in the test set too, so about
-#    $1 - f^{k-1}$ leak: 96 % for $k = 3$, $f = 0.2$. More raters make it worse.
+#    A test row is clean only if its $k-1$ siblings are in the test set too, so about
+#    $1 - f^{k-1}$ leak. More pairs a prompt make it worse.
 #    </details>
-# 3. UltraFeedback's four answers hold six comparisons; the loader takes one. Write
-#    `all_pairs(row)` that yields every pair with different scores. What must you do
-#    before you split?
+# 3. UltraFeedback's four answers hold up to six comparisons; the loader takes one. Write
+#    `all_pairs(row)`, which yields every pair with different scores. What does that ask
+#    of your split?
 #    <details><summary>Answer</summary>
-#    <code>for a, b in itertools.combinations(row["completions"], 2)</code>, the better
-#    scored one chosen, equal ones left out. Split by prompt: the six share it.
+#    <code>for a, b in itertools.combinations(row["completions"], 2)</code>: leave out
+#    equal scores, and put the better one first. Split by prompt: the six share theirs.
 #    </details>
-# 4. The contradiction check compares answers exactly. Two raters also contradict each
-#    other in a circle: A over B, B over C, C over A. Find such circles in a set of pairs.
+# 4. Raters also contradict each other in circles: A over B, B over C, C over A. Find such
+#    circles in a set of pairs.
 #    <details><summary>Answer</summary>
-#    For each prompt make a directed graph with an edge from the chosen to the rejected
-#    answer; <code>graphlib.TopologicalSorter(graph).prepare()</code> raises
+#    For each prompt make a graph with an edge from each chosen to its rejected answer;
+#    <code>graphlib.TopologicalSorter(graph).prepare()</code> raises
 #    <code>CycleError</code> and names the circle. No reward explains one (notebook 01).
 #    </details>
-# 5. Load a file of your own, and act on each error its report names.
+# 5. Load a file of your own and act on each error that its report names.
 #    <details><summary>Hint</summary>
-#    <code>PreferenceDataValidator(load_preferences("mine.csv", on_error="skip"))</code>,
-#    or the raw rows, as with <code>dirty.jsonl</code>, to see those that are skipped too.
+#    <code>load_preferences("mine.csv", on_error="skip")</code> for the pairs; the raw
+#    rows, as with <code>dirty.jsonl</code>, to have the skipped ones in the report too.
 #    </details>
 #
 # ## Further reading
