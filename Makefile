@@ -28,7 +28,7 @@ notebooks: $(STAMP)
 test: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest -n 2 --dist worksteal --nbmake --nbmake-timeout=1200 \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --nbmake --nbmake-timeout=1200 \
 	  tests notebooks
 
 lab: $(STAMP)
