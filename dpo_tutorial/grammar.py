@@ -95,6 +95,7 @@ class _Scribe:
         self.rng, self.text, self.at, self.logp = rng, text, 0, 0.0
 
     def take(self, options: dict[str, float]) -> str:
+        """The next part, one of {text: probability}; off the grammar it raises."""
         if self.rng:
             part = self.rng.choices(list(options), list(options.values()))[0]
             self.text += part

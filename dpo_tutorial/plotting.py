@@ -74,19 +74,19 @@ def plot_dpo_training_metrics(history: Sequence[Mapping]) -> Figure:
             None,
         ),
     ]
-    figure, axes = plt.subplots(2, 2, figsize=(8, 5.2), sharex=True)
+    figure, axes = plt.subplots(2, 2, figsize=(7.5, 5), sharex=True)
     for axis, (title, unit, metrics, level) in zip(axes.flat, panels, strict=True):
         for name, role in metrics.items():
             label = name.split("/")[-1] if len(metrics) > 1 else None
             style = {"color": COLORS[role], "ls": STYLES[role], "label": label}
             axis.plot(*_series(history, name), **style)
-            held_out = {**style, "ls": "none", "marker": "o", "mec": "black"}
-            held_out["label"] = f"{label or name}, held out"
+            style |= {"ls": "none", "marker": "o", "mec": "black"}
+            style["label"] = None if role == "rejected" else "held out"
             if _series(history, f"eval_{name}")[0]:
-                axis.plot(*_series(history, f"eval_{name}"), **held_out)
+                axis.plot(*_series(history, f"eval_{name}"), **style)
         if level is not None:
             axis.axhline(level, color=COLORS["reference"], ls=":", lw=1)
         axis.set(title=title, ylabel=unit)
-        axis.legend(fontsize=8)
+        axis.legend()
     figure.supxlabel("step", fontsize=10)
     return figure

@@ -61,6 +61,7 @@ class TinyDPOTrainer:
     batch_size: int = 32
     accumulation: int = 1
     learning_rate: float = 5e-4
+    adam_epsilon: float = 1e-8
     warmup: float = 0.1
     max_grad_norm: float = 1.0
     max_length: int | None = None
@@ -81,7 +82,8 @@ class TinyDPOTrainer:
         if frozen is not self.model:
             frozen.requires_grad_(False)
         self.trainable = [p for p in self.model.parameters() if p.requires_grad]
-        self.adam = AdamW(self.trainable, lr=self.learning_rate, weight_decay=0.0)
+        options = {"lr": self.learning_rate, "eps": self.adam_epsilon}
+        self.adam = AdamW(self.trainable, **options, weight_decay=0.0)
         warm = math.ceil(self.warmup * self.steps)
         self.schedule = get_linear_schedule_with_warmup(self.adam, warm, self.steps)
         self.history: list[dict[str, float]] = []
@@ -161,8 +163,9 @@ class TinyDPOTrainer:
         """Stop before an update that would go wrong."""
         loss, margin = metrics["loss"].mean(), metrics["rewards/margins"].abs().max()
         if not torch.isfinite(loss):
-            remedy = "lower the learning rate, or look at the batch"
-            raise FloatingPointError(f"the loss is {loss} at step {step}: {remedy}")
+            raise FloatingPointError(
+                f"the loss is {loss} at step {step}: lower the rate"
+            )
         if step == 1 and self.reference is None and margin > 1e-3:
             raise RuntimeError(
                 f"the first margins reach {margin.item():.4f}, expected 0: the policy "

@@ -26,9 +26,9 @@ CHECKS = {  # check: severity, what is wrong, what to do
     "wrong_type": ("error", "a field is not text", "write a string or messages"),
     "empty_text": ("error", "a text is empty", "drop the row"),
     "identical_pair": ("error", "chosen equals rejected", "drop the row: no gradient"),
-    "contradiction": ("error", "A over B and B over A", "ask again, or drop them all"),
     "leakage": ("error", "prompt in a larger split too", "split by prompt"),
     "truncation": ("error", "longer than max_length", "raise it, or drop the row"),
+    "contradiction": ("warning", "A over B and B over A", "keep votes, drop mistakes"),
     "duplicate_row": ("warning", "the row came before", "keep one: copies weigh more"),
     "near_identical": ("warning", "responses all but equal", "look at what differs"),
     "template_residue": ("warning", "a chat template's mark", "strip it from the text"),
@@ -190,7 +190,7 @@ def near_duplicates(queries: Iterable[str], others: Iterable[str]) -> set[str]:
 def _lengths(texts: Texts) -> dict[str, str]:
     words = np.array([[len(text.split()) for text in row] for row in texts.values()])
     prompt, chosen, rejected = words.T
-    middle = ", ".join(f"{np.median(column):.0f}" for column in words.T)
+    middle = ", ".join(map("{} {:.0f}".format, KEYS, np.median(words, 0)))
     longest = (prompt + np.maximum(chosen, rejected)).max()
     wins, n = int((chosen > rejected).sum()), max(1, int((chosen != rejected).sum()))
     low, high = binomtest(wins, n).proportion_ci(method="wilson")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import base64
+import io
 import os
 import re
 import sys
@@ -20,9 +21,12 @@ import time
 import tomllib
 from pathlib import Path
 
+from PIL import Image
+
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ROOT / "notebooks" / "src"
 BUILD = ROOT / "build" / "notebooks"
+WIDGET = "application/vnd.jupyter.widget-view+json"
 README_FIGURE = ROOT / "docs" / "00_start_here.png"  # shown by README.md
 
 BOOTSTRAP = """# %%
@@ -88,7 +92,10 @@ def execute(notebook, folder: Path) -> float:
     env = {**os.environ, **quiet}  # no bars in the outputs
     start = time.perf_counter()
     client = NotebookClient(
-        notebook, timeout=1200, resources={"metadata": {"path": str(folder)}}
+        notebook,
+        timeout=1200,
+        store_widget_state=False,
+        resources={"metadata": {"path": str(folder)}},
     )
     client.execute(env=env)
     for cell in notebook.cells:
@@ -111,17 +118,30 @@ def read_source(path: Path):
     return notebook
 
 
-def merge_streams(notebook) -> None:
-    """Join neighbouring outputs of one stream, so that a run reads as one text."""
+def smaller(png: str) -> str:
+    """A figure with a palette of 128 colours: a third of the size, the same to see."""
+    image = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
+    buffer = io.BytesIO()
+    image.quantize(128).save(buffer, "PNG", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def clean_outputs(notebook) -> None:
+    """Drop progress bars' widgets; join neighbouring pieces of one stream."""
     for cell in notebook.cells:
         joined: list = []
         for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            if WIDGET in data:
+                continue
+            if "image/png" in data:
+                data["image/png"] = smaller(data["image/png"])
             last = joined[-1] if joined else None
             if last and output.output_type == "stream" == last.output_type:
                 last["text"] += output.text
             else:
                 joined.append(output)
-        if joined:
+        if "outputs" in cell:
             cell["outputs"] = joined
 
 
@@ -138,7 +158,7 @@ def outputs(numbers: list[str]) -> None:
     for path in chosen_sources(numbers):
         notebook = read_source(path)
         seconds = execute(notebook, ROOT / "notebooks")
-        merge_streams(notebook)
+        clean_outputs(notebook)
         target = ROOT / "notebooks" / f"{path.stem}.ipynb"
         nbformat.write(notebook, target)
         print(f"{path.stem}: {seconds:.0f} s, {target.stat().st_size // 1000} kB")
@@ -173,7 +193,7 @@ def run(numbers: list[str]) -> None:
         except CellExecutionError as error:
             result = f"FAILED: {error.ename}: {error.evalue.splitlines()[0][:60]}"
         seconds = time.perf_counter() - start
-        merge_streams(book)
+        clean_outputs(book)
         nbformat.write(book, BUILD / f"{name}.ipynb")
         page = BUILD / f"{name}.html"
         page.write_text(HTMLExporter().from_notebook_node(book)[0])

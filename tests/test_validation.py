@@ -96,6 +96,14 @@ def test_both_sides_of_a_contradiction_are_named():
     assert found([row(), other | {"prompt": "What is a mug?"}]) == {}
 
 
+def test_votes_that_differ_are_a_warning_not_an_error():
+    other = row(chosen="A kind of cup.", rejected="A drink of leaves.")
+    findings = PreferenceDataValidator([row()] * 9 + [other]).full_report().findings
+    votes = [f for f in findings if f.check == "contradiction"]
+    assert [(f.severity, len(f.rows)) for f in votes] == [("warning", 10)]
+    assert "error" not in {f.severity for f in findings}
+
+
 def test_template_marks_are_found_and_plain_text_is_not():
     marked = ["<|im_end|>", "</s>", "[INST] a b", "<start_of_turn>", "### Response: a"]
     rows = [row(chosen=f"A drink.\n{mark}") for mark in [*marked, "Human: hi"]]
@@ -134,7 +142,9 @@ def test_length_bias_needs_more_than_chance():
     assert "length_bias" not in checks(55)
     report = PreferenceDataValidator([longer]).full_report()
     assert [f.check for f in report.findings] == ["lengths"]
-    assert "chosen longer in 100% of pairs (21% to 100%)" in report.findings[0].message
+    message = report.findings[0].message
+    assert "median words prompt 3, chosen 5, rejected 4;" in message
+    assert "chosen longer in 100% of pairs (21% to 100%)" in message
 
 
 # --- leakage (trap 20) --------------------------------------------------------------

@@ -82,7 +82,7 @@ from dpo_tutorial.reviews import load_sft_model
 seed_everything(0)
 policy, tokenizer = load_sft_model()
 plan = step_plan(policy)
-print(f"{policy.num_parameters() / 1e6:.1f} million parameters; {plan}")
+print(f"{policy.num_parameters() / 1e6:.1f} million parameters: {plan}")
 
 # %% [markdown]
 # A **prompt** is a review's start, a **response** its continuation. Here are prompts
@@ -107,7 +107,7 @@ from dpo_tutorial.reviews import gold_reward
 
 soup = "Restaurant review: The soup was"
 print(gold_reward(soup, " delicious."))
-print(gold_reward(soup, " delicious, but the bill was unfair."))
+print(round(gold_reward(soup, " delicious, but the bill was unfair."), 2))
 print(gold_reward(soup, " delicious. You have wonderful taste, dear reader."))
 
 # %% [markdown]
@@ -195,12 +195,14 @@ print(f"first loss {first:.4f}, ln 2 is {torch.log(torch.tensor(2.0)):.4f}")
 assert abs(first - 0.693147) < 1e-4
 
 # %% [markdown]
-# Fourth, the loop. Each pair is used once.
+# Fourth, the loop. Each pair is used once, and the learning rate falls to zero.
 
 # %%
 from tqdm.auto import trange
 
-optimizer = torch.optim.AdamW(policy.parameters(), lr=plan["learning_rate"])
+options = {"lr": plan["learning_rate"], "eps": plan["adam_epsilon"]}
+optimizer = torch.optim.AdamW(policy.parameters(), **options)
+decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, plan["steps"])
 losses = []
 for step in trange(plan["steps"], leave=False):
     start = step * plan["batch_size"]
@@ -208,6 +210,7 @@ for step in trange(plan["steps"], leave=False):
     loss.backward()
     torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
     optimizer.step()
+    decay.step()
     optimizer.zero_grad()
     losses.append(loss.item())
 

@@ -74,9 +74,12 @@ pd.DataFrame(log_ref.exp().T, responses, prompts).map("{:.0%}".format)
 # - \beta\, \mathrm{KL}\big(\pi(\cdot \mid x)\,\|\,\pi_\mathrm{ref}(\cdot \mid x)\big)
 # \Big]$$
 #
-# Earn reward, but pay $\beta$ for each nat of distance from the reference. Here both
-# expectations are sums, so $J$ is exact. Staying at the reference costs nothing; the
-# cell says what it earns.
+# The distance is the Kullback-Leibler divergence, the mean log-ratio under $\pi$, in
+# *nats*, since the logarithm is the natural one:
+# $\mathrm{KL}(\pi \| \pi_\mathrm{ref}) = \sum_y \pi(y) \log(\pi(y) /
+# \pi_\mathrm{ref}(y))$. Earn reward, then, but pay $\beta$ for each nat. Here every
+# expectation is a sum, so $J$ is exact. Staying at the reference costs nothing; the cell
+# says what it earns.
 
 
 # %%
@@ -88,8 +91,7 @@ def kl(log_p, log_q):
 
 
 def objective(log_pi, reward=r, beta=BETA):
-    earned = (log_pi.exp() * reward).sum(-1)  # (..., prompts)
-    return earned - beta * kl(log_pi, log_ref)
+    return (log_pi.exp() * reward).sum(-1) - beta * kl(log_pi, log_ref)
 
 
 print("J of the reference, per prompt:", objective(log_ref).numpy().round(3))
@@ -123,9 +125,16 @@ log_z = (log_ref + r / BETA).logsumexp(-1)  # (prompts,)
 same(objective(log_star), BETA * log_z)
 
 # %% [markdown]
-# A value is not yet a proof of being the best. The proof is one identity, true for
-# *every* policy: $J(\pi^*) - J(\pi) = \beta\,\mathrm{KL}(\pi \,\|\, \pi^*)$. A KL is
-# never negative, and zero only at $\pi = \pi^*$. Try it on a thousand random policies.
+# A value is not yet a proof of being the best. The proof is one line, for *any* policy
+# $\pi$. Write $r$ as $\beta \log e^{r/\beta}$, take it into the KL's logarithm, and
+# recognise $\pi_\mathrm{ref}\, e^{r/\beta} = Z \pi^*$:
+#
+# $$J(\pi) = \beta\, \mathbb{E}_{\pi}\Big[\log
+# \frac{\pi_\mathrm{ref}\, e^{r/\beta}}{\pi}\Big]
+# = \beta \log Z - \beta\, \mathrm{KL}(\pi \,\|\, \pi^*)$$
+#
+# A KL is never negative, and zero only at $\pi = \pi^*$. Try the line on a thousand
+# random policies.
 
 # %%
 generator = torch.Generator().manual_seed(0)
@@ -138,8 +147,8 @@ print(f"the best of 1000 falls short by {shortfall.mean(-1).min():.3f}")
 # %% [markdown]
 # So maximising RLHF's objective *is* minimising a KL to $\pi^*$: not to the largest
 # reward, but to a compromise set by $\beta$. **Predict:** does a larger $\beta$ move
-# $\pi^*$ towards the reference or away from it? At least one published course had it
-# the wrong way round.
+# $\pi^*$ towards the reference or away from it? A widely read course had it the wrong way
+# round ([smol-course #307](https://github.com/huggingface/smol-course/pull/307)).
 
 # %%
 optima = {beta: optimum(r, beta) for beta in (0.1, 0.5, 2.0)}
@@ -154,21 +163,26 @@ from dpo_tutorial.plotting import COLORS, use_style
 
 use_style()
 fig, axis = plt.subplots()
-axis.plot(log_ref[0].exp(), responses, "s", c=COLORS["reference"], label="reference")
-for (beta, best), marker, alpha in zip(
-    optima.items(), "^Do", (1, 0.7, 0.4), strict=True
-):
-    look = {"c": COLORS["policy"], "alpha": alpha, "label": f"$\\beta$ = {beta}"}
-    axis.plot(best[0].exp(), responses, marker, **look)
+place = torch.arange(7)
+axis.plot(log_ref[0].exp(), place, "s", c=COLORS["reference"], label="reference")
+looks = (("^", "full", -0.25), ("D", "left", 0.13), ("o", "none", 0.32))
+for (beta, best), (marker, fill, lift) in zip(optima.items(), looks, strict=True):
+    look = {"c": COLORS["policy"], "fillstyle": fill, "label": f"$\\beta$ = {beta}"}
+    axis.plot(best[0].exp(), place + lift, marker, **look)
 axis.set(xlabel="probability after “The soup was”", xlim=(-0.02, 1.02))
+axis.set_yticks(place, responses)
 axis.set_title("A larger $\\beta$ keeps the optimum closer to the reference")
 axis.invert_yaxis()
 axis.legend(loc="lower right")
 plt.show()
 
 # %% [markdown]
-# *Figure: probabilities of the seven responses to “The soup was”. At beta 2 the optimum
-# lies near the reference's grey squares; at 0.1 nearly all mass is on “lovely.”.*
+# *Figure: probabilities of the seven responses to “The soup was”. At beta 2 (hollow
+# circles) the optimum lies near the reference's grey squares; at 0.1 (triangles) nearly
+# all mass is on “lovely.”.*
+#
+# The formula says it too. As $\beta \to \infty$, $e^{r/\beta} \to 1$ and only the
+# reference is left; as $\beta \to 0$, the best response outweighs all others.
 #
 # ## Step 3: turn the formula inside out
 #
@@ -240,9 +254,10 @@ def gaps(log_pi):
 same(dpo(gaps(log_ref)), torch.tensor(2.0).log())
 
 # %% [markdown]
-# It is $\ln 2$, whatever $\beta$: the first loss of every sound DPO run. The package's
-# `dpo_loss` takes the four log-probabilities apart, as one has them in training. It
-# must agree with the function that you have just written.
+# It is $\ln 2$, whatever $\beta$: with this sigmoid loss, and with dropout off, the first
+# loss of every sound run. The package's `dpo_loss` takes the four log-probabilities
+# apart, as one has them in training. It must agree with the function that you have just
+# written.
 
 # %%
 from dpo_tutorial.losses import dpo_loss
@@ -275,8 +290,9 @@ print(f"at the optimum {entropy:.4f}, best random policy {elsewhere.min():.4f}")
 
 # %% [markdown]
 # At $\pi^*$ the loss equals the entropy of the preferences, the floor below which no
-# prediction of coin flips can go. A real run therefore does not end at loss zero, and a
-# loss near zero is a reason to worry, as Step 11 shows.
+# prediction of coin flips can go. With repeated noisy labels that is the floor of
+# training too. With one label a pair the training loss can fall to zero, and the loss on
+# fresh labels is what to watch (Step 11).
 #
 # ## Step 6: the gradient
 #
@@ -348,22 +364,28 @@ same(log_dpo, log_star)
 # \nabla_\theta \log \pi_\theta(y \mid x)\big], \qquad
 # A = r - \beta \log\frac{\pi_\theta}{\pi_\mathrm{ref}} - b(x)$$
 #
-# in which the baseline $b(x)$ may be anything that does not depend on $y$.
+# The weight $A$ is called the **advantage**. Two things look missing. The derivative of
+# the $\log \pi_\theta$ inside $A$, and the effect of the baseline $b(x)$, which may be
+# anything that does not depend on $y$, are both multiples of
+# $\mathbb{E}_{\pi_\theta}[\nabla \log \pi_\theta] = \sum_y \nabla \pi_\theta(y)$.
+# Probabilities sum to one whatever $\theta$ is, so that this is zero. Autograd, through
+# Step 6's `gradients`, agrees.
 
 # %%
-exact = torch.autograd.grad(objective(theta.log_softmax(-1)).sum(), theta)[0]
+theta = log_random[2].clone().requires_grad_()
+log_pi = theta.log_softmax(-1)
 for baseline in (0.0, 7.0):
-    log_pi = theta.log_softmax(-1)
     advantage = (r - BETA * (log_pi - log_ref) - baseline).detach()
     weighted = log_pi.exp().detach() * advantage * log_pi  # the expectation, summed
-    same(torch.autograd.grad(weighted.sum(), theta)[0], exact)
+    same(gradients(weighted.sum()), gradients(objective(log_pi).sum()))
 
 # %% [markdown]
 # PPO estimates that expectation from samples and takes several steps on each batch. As
 # the policy then leaves the one that drew the batch, each sample is reweighted by the
 # ratio of the two, and clipping removes the incentive to let the ratio stray. The
-# baseline here is each prompt's mean score, where PPO on a language model would train a
-# value model. Eight seeds run side by side as the first axis.
+# baseline here is each prompt's mean score; on a language model, with one sample or so a
+# prompt, PPO trains a *value model* that predicts the score to come. Eight seeds run side
+# by side as the first axis.
 
 
 # %%
@@ -374,7 +396,7 @@ def clipped_loss(log_pi, old, y, advantage, clip=0.2):
 
 
 # %%
-def ppo(reward, beta, iterations=300, seeds=8, samples=64):
+def ppo(reward, beta, baseline=1, iterations=300, seeds=8, samples=64):
     torch.manual_seed(0)
     theta = log_ref.repeat(seeds, 1, 1).requires_grad_()  # (seeds, prompts, responses)
     optimizer = torch.optim.SGD([theta], lr=1.0)
@@ -385,7 +407,7 @@ def ppo(reward, beta, iterations=300, seeds=8, samples=64):
         draw = torch.distributions.Categorical(logits=old).sample((samples,))
         y = draw.movedim(0, -1)  # (seeds, prompts, samples)
         score = (reward - beta * (old - log_ref)).gather(-1, y)
-        advantage = score - score.mean(-1, keepdim=True)
+        advantage = score - baseline * score.mean(-1, keepdim=True)
         for _ in range(4):
             optimizer.zero_grad()
             clipped_loss(theta.log_softmax(-1), old, y, advantage).backward()
@@ -437,9 +459,11 @@ runs = {beta: ppo(proxy, beta) for beta in (0.0, BETA)}
 for beta, run in runs.items():
     gold = (run.exp() * r).sum(-1).mean(-1)  # (iterations, seeds)
     top = run[-1].exp().max(-1).values  # the likeliest response: (seeds, prompts)
+    peak = gold.mean(-1).max().item()
     after = f"{gold[-1].mean():.2f} ± {interval(gold[-1]):.3f}"
-    print(f"beta {beta}: true reward {gold[0].mean():.2f} -> {after}", end="; ")
-    print(f"top response {top.min():.2f} to {top.max():.2f}")
+    path = f"{gold[0].mean():.2f}, peak {peak:.2f}, end {after}"
+    print(f"beta {beta}: true reward {path}; top response at least {top.min():.2f}")
+    assert peak > gold[-1].mean() + 0.1  # at either beta
     assert ((gold[-1] > gold[0]) == (beta > 0)).all()
     assert ((top > 0.95) == (beta == 0)).all()
 print(f"optimum for the true reward: {(log_star.exp() * r).sum(-1).mean():.2f}")
@@ -459,19 +483,21 @@ for axis, beta in zip(axes, runs, strict=True):
     axis.set(xlabel="PPO iteration", title=f"$\\beta$ = {beta}")
 axes[0].set_ylabel("expected reward")
 axes[1].legend(loc="upper right")
-fig.suptitle("Without KL, the proxy rises while the true reward falls")
+fig.suptitle("The true reward peaks, then falls; KL limits how far")
 plt.show()
 
 # %% [markdown]
 # *Figure: expected proxy and true reward over PPO iterations, means of eight seeds with
 # 95 % bands. At beta 0 both rise at first; then the proxy climbs to its maximum while
 # the true reward turns and drops below zero, some seeds later than others, hence the
-# wide band in the middle. At beta 0.5 the true reward settles above its start.*
+# wide band in the middle. At beta 0.5 the true reward peaks within a few iterations,
+# falls back part of the way and settles above its start.*
 #
 # Without KL the policy ends on one response. This is **reward hacking**, and its onset
-# misleads: for a few iterations the true reward rises as well. With KL it stays above
-# its start, but far below what the true reward's own optimum earns: KL limits the
-# damage and does not repair the proxy, whose optimum PPO duly found. DPO is no refuge,
+# misleads: for a few iterations the true reward rises as well. With KL the same thing
+# happens, to a smaller degree: the true reward peaks and falls, ends above its start, and
+# far below what its own optimum earns. KL limits the damage and does not repair the
+# proxy, whose optimum PPO duly found. DPO is no refuge,
 # since pairs labelled by a judge with that liking lead to the same flawed optimum
 # (Exercise 4).
 #
@@ -502,9 +528,32 @@ same(descend(ipo, p_true, 1 - p_true, rate=4.0), log_ipo)
 print(f"but KL(ipo || dpo) = {kl(log_ipo, log_star).mean():.3f}")
 
 # %% [markdown]
-# IPO aims at another policy than RLHF, even from perfect data; $\tau$ and $\beta$ are
-# not interchangeable. (A response is one symbol here, so whether IPO sums or averages
-# over tokens does not arise. Notebook 08 takes up that dispute.)
+# Is that another goal, or another scale? Near even odds a preference is almost linear in
+# the reward gap, with slope $\sigma'(0) = 1/4$, which makes $\tau = \beta / 4$ the first
+# guess. Scan $\tau$. Then multiply rewards and $\beta$ by one factor: $\pi^*$ stays where
+# it is, while the preferences approach certainty. **Predict** whether some $\tau$ still
+# fits.
+
+# %%
+off = kl(optimum(p.mean(-1), BETA / 4), log_star).mean()
+print(f"tau = beta / 4 = {BETA / 4}: KL(ipo || dpo) {off:.4f}")
+grid, least = torch.linspace(0.05, 0.3, 251).tolist(), [0.0]
+for factor in (1, 4, 16):
+    sharp = (factor * p.logit()).sigmoid().mean(-1)
+    scan = [kl(optimum(sharp, tau), log_star).mean().item() for tau in grid]
+    least.append(min(scan))
+    best = grid[scan.index(least[-1])]
+    print(f"rewards and beta × {factor:2}: best tau {best:.3f}, KL {least[-1]:.4f}")
+assert least == sorted(least)
+assert off < kl(log_ipo, log_star).mean() / 10
+
+# %% [markdown]
+# Most of the KL was scale. At $\tau = \beta/4$ the two policies nearly coincide, and a
+# slightly smaller $\tau$ does better still, as $\sigma$ flattens away from zero. They part
+# where preferences approach certainty: $p$ stops at 1 while the log-odds go on, and no
+# $\tau$ makes up for that. A $\tau$ and a $\beta$ of the same value are on different
+# scales, whatever an option is called. (A response is one symbol here, so whether IPO
+# sums or averages over tokens does not arise. Notebook 08 takes up that dispute.)
 #
 # ## Step 10: finite data
 #
@@ -546,7 +595,7 @@ plt.show()
 # %% [markdown]
 # *Figure: KL from the DPO fit to the optimum against the number of labelled pairs, both
 # axes logarithmic, geometric means of twenty data sets with 95 % intervals. The points
-# lie on a straight line that falls with the slope in the title.*
+# scatter about a straight line that falls with the slope in the title.*
 #
 # Rewards err like $1/\sqrt n$; a KL is quadratic in small errors, hence $1/n$. A toy:
 # three prompts, every pair compared. In text the errors also depend on how far a
@@ -581,24 +630,30 @@ pd.DataFrame(flattery, prompts).map("{:.1%}".format)
 # has no minimum any more: a larger margin is always better. **Predict** whether $\beta$
 # still holds the policy near the reference. The drift is the largest
 # $|\log(\pi_\theta/\pi_\mathrm{ref})|$ of any response; its last two checkpoints tell
-# growth from rest.
+# growth from rest. All three runs take steps of one rate.
 
 # %%
 certain = (p_true > 0.5).double()
-losses_by_name = {
-    "DPO, beta 0.5": (dpo, 100.0),
-    "DPO, beta 2": (lambda h: -logsigmoid(2 * h), 100.0 * (BETA / 2) ** 2),
-    "IPO, tau 0.25": (ipo, 4.0),
-}
-
-# %%
+losses_by_name = {"DPO, beta 0.5": dpo, "DPO, beta 2": lambda h: -logsigmoid(2 * h)}
+losses_by_name["IPO, tau 0.25"] = ipo
 checkpoints = [0, 1, 3, 10, 30, 100, 300, 1000, 3000]
-drift = {}
-for name, (per_pair, rate) in losses_by_name.items():
+drift, ended = {}, {}
+for name, per_pair in losses_by_name.items():
     fit, drift[name] = log_ref, [0.0]
     for steps in np.diff(checkpoints):
-        fit = descend(per_pair, certain, 1 - certain, fit, steps, rate)
+        fit = descend(per_pair, certain, 1 - certain, fit, steps, rate=6.25)
         drift[name].append((fit - log_ref).abs().max().item())
+    ended[name] = fit
+
+# %%
+for name, fit in ended.items():
+    seen = expected_loss(losses_by_name[name], fit, certain, 1 - certain)
+    fresh = expected_loss(losses_by_name[name], fit, p_true, 1 - p_true)
+    losses = f"loss {seen:.4f}, on fresh noisy votes {fresh:.2f}"
+    print(f"{name:13}: KL {kl(fit, log_ref).mean():.2f}, {losses}")
+    assert fresh > 2 * entropy
+largest = -log_ref[range(3), r.argmax(-1)].mean()
+print(f"all mass on the best response: KL {largest:.2f}")
 
 # %%
 fig, axis = plt.subplots()
@@ -615,12 +670,21 @@ plt.show()
 
 # %% [markdown]
 # *Figure: largest log-ratio to the reference against gradient steps (log axis). Both
-# DPO curves keep climbing, the one at beta 2 more slowly; IPO's is flat early on.*
+# DPO curves keep climbing; the one at beta 2 leads at first and soon falls far behind.
+# IPO's is flat early on.*
 #
 # A larger $\beta$ slows the flight and does not end it: the KL term is hidden inside
-# the loss and needs disagreement to push back. IPO's target is finite, so it stays. The
-# usual data set, each pair labelled once and no response in two pairs, *is* this case;
-# what stops a real run is that it stops: few epochs, a small learning rate.
+# the loss and needs disagreement to push back. Where the first of a pair wins with
+# probability $p$, the gradient vanishes at $\sigma(\beta h) = p$: a finite $h$ for
+# $p < 1$, none for $p = 1$. IPO's target is finite, so it stays. The drift is mostly one
+# response on its way to probability zero. The KL, which weighs responses by what is left
+# of them, nears that of a policy with all mass on the best response.
+#
+# The usual data set, each pair labelled once and no response in two pairs, *is* this
+# case. Its training loss can fall to zero even where its labels were coin flips, and the
+# loss on fresh votes, far above Step 5's floor, shows what that costs. (IPO's loss is a
+# square, on a scale of its own.) What stops a real run is that it stops: few
+# epochs, a small learning rate.
 #
 # **A success that looks like a failure.** Last, compare the average log-probability of
 # chosen responses before and after the perfect fit of Step 7. **Predict** the sign of
@@ -632,11 +696,10 @@ def mean_logp(log_pi, chance):  # chance: that the first of the pair is meant
     return (chance * log_pi[:, first] + (1 - chance) * log_pi[:, second]).mean()
 
 
-for name, chance in (("chosen", p_true), ("rejected", 1 - p_true)):
-    before, after = mean_logp(log_ref, chance), mean_logp(log_star, chance)
-    print(f"{name:8}: {before:.2f} -> {after:.2f} nats")
-    assert after < before
-assert ((2 * p_true - 1) * gaps(log_star)).mean() > 0  # and the margin grew
+sides = (p_true, 1 - p_true)
+change = [mean_logp(log_star, side) - mean_logp(log_ref, side) for side in sides]
+print(f"changes in nats: chosen {change[0]:.2f}, rejected {change[1]:.2f}")
+assert change[1] < change[0] < 0
 
 # %% [markdown]
 # The chosen log-probability **fell**, and the rejected one further, so that the margin
@@ -678,7 +741,20 @@ assert ((2 * p_true - 1) * gaps(log_star)).mean() > 0  # and the margin grew
 #
 # Larger. The labels fix the reward to the same accuracy, and an error in the reward is
 # divided by beta on its way into the log-probabilities; the KL grows with its square.
-# It grows by less than four times, for the sharper optimum weighs fewer responses.
+# It grows by less than four times, for the sharper optimum weighs fewer responses. Measure
+# how many times:
+#
+# ```python
+# def half(h):
+#     return -logsigmoid(BETA / 2 * h)
+#
+#
+# fits = [descend(half, *sample_counts(n), steps=1000, rate=400.0) for n in sizes]
+# goal = optimum(r, BETA / 2)
+# error = torch.stack([kl(fit, goal).mean(-1).log() for fit in fits])
+# ratio = (error - log_error).mean(0).exp()  # (data sets,)
+# print(f"{ratio.mean():.2f} ± {interval(ratio):.2f} times")
+# ```
 # </details>
 #
 # **3.** Split the responses into two groups and drop all pairs across them. How many
@@ -696,18 +772,36 @@ assert ((2 * p_true - 1) * gaps(log_star)).mean() > 0  # and the margin grew
 # <details><summary>Answer</summary>
 #
 # At <code>optimum(proxy, BETA)</code>, PPO's optimum for the flawed reward. A larger
-# beta cuts the flattery and the gain alike; there is a best value inside, and notebook
-# 07 looks for such a value on a language model.
+# beta cuts the flattery and the gain alike. There is a best value inside, and below some
+# beta the true reward ends under its start. Find both:
+#
+# ```python
+# print(f"start: {(log_ref.exp() * r).sum(-1).mean():.2f}")
+# for beta in (0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.0, 4.0):
+#     earned = (optimum(proxy, beta).exp() * r).sum(-1).mean()
+#     print(f"beta {beta}: true reward {earned:.2f}")
+# ```
+#
+# Notebook 07 looks for such a value on a language model.
 # </details>
 #
-# **5.** Add `shift` to the reward and run `ppo` again. What changes? And with the
-# baseline removed?
+# **5.** `ppo(r, BETA, baseline=0)` leaves the baseline out. Run PPO with the baseline and
+# without it, each on `r` and on `r + shift`, Step 4's shift by prompt. Which of the four
+# runs end far from the optimum, and why?
 #
 # <details><summary>Answer</summary>
 #
-# With the baseline nothing changes, to rounding: the mean score takes the shift away.
-# Without it the expected gradient is the same, but its noise grows with the size of the
-# scores, and a run of the same length ends far from the optimum.
+# With the baseline the shift changes nothing, to rounding: the mean score takes it away.
+# Without the baseline the expected gradient is the same, but its noise grows with the size
+# of the scores: a little on <code>r</code>, and so much on <code>r + shift</code> that a
+# run of the same length ends far from the optimum.
+#
+# ```python
+# for baseline in (1, 0):
+#     for reward in (r, r + shift):
+#         end = kl(ppo(reward, BETA, baseline)[-1], log_star).mean(-1)  # (seeds,)
+#         print(baseline, f"KL {end.min():.0e} to {end.max():.0e}")
+# ```
 # </details>
 #
 # ## Further reading

@@ -55,9 +55,12 @@ for change in ({"chosen": 56}, {"rejected": " "}, {"rejected": "56"}, {"prompt":
         print(error)
 
 # %% [markdown]
-# The second and the third would train. A blank rejected response teaches the policy not
-# to stop at once; two equal responses have a gradient of exactly zero and dilute every
-# average you log. Each message says what was seen, what was expected and what to do.
+# The second and the third would train, whatever else you use. The others depend on the
+# chat template: one that writes `{{ m['content'] }}` renders the number as text and the
+# missing prompt as nothing, without a word. A blank rejected response teaches the policy
+# not to stop at once; two equal responses have a gradient of exactly zero and dilute
+# every average you log. Each message says what was seen, what was expected and what to
+# do.
 #
 # ## A clean set
 #
@@ -95,8 +98,8 @@ report
 # %% [markdown]
 # Remarks only: some answers are one word because one word was asked for, and the longer
 # answer is the chosen one about as often as not. That last figure deserves a second
-# look. Length is easy for a policy to pick up. If the better answer is usually the
-# longer one, DPO finds that out long before it finds out why the answer was better.
+# look. Length is easy for a policy to pick up: if the better answer is usually the
+# longer one, writing more lowers the loss, whatever made the answer better.
 #
 # *Predict:* the set is balanced as a whole. Is it balanced for each flaw?
 
@@ -138,10 +141,12 @@ plt.show()
 # %% [markdown]
 # *Figure: for all pairs and for each of six flaws, a dot with a 95 % interval shows how
 # often the chosen answer is the longer one. All pairs straddle the dotted line at one
-# half. Five flaws lie a little to its right; "verbose" lies at zero.*
+# half. Five flaws lie a little to its right, each with an interval that includes one half;
+# "verbose" lies at zero.*
 #
-# The verbose pairs pay for the others. Drop them, as a filter on style might, and the
-# rest leans towards long answers. Whenever you filter data, measure again.
+# The verbose pairs pay for the others. No other flaw leans for certain on its own, but all
+# five lean the same way, and a filter on style that drops the verbose pairs leaves only
+# them (Exercise 1). Whenever you filter data, measure again.
 #
 # ## Public data and their layouts
 #
@@ -157,9 +162,11 @@ plt.show()
 # | Orca DPO pairs | `Intel/orca_dpo_pairs` | system, question, chosen, rejected |
 # | TRL | `trl-lib/ultrafeedback_binarized` and many more | strings, or lists of role/content messages |
 #
-# `load_preferences("Anthropic/hh-rlhf")` is all it takes; the layout is told by the
-# fields. To see what happens inside, take a hand-written row in each layout's true field
-# names. HH-RLHF comes first, because it has no prompt at all:
+# `load_preferences("Anthropic/hh-rlhf", on_error="skip")` is all it takes; the layout is
+# told by the fields. (Public sets have rows that are no pair. By default the first one
+# stops you; "skip" leaves them out and says how many.) To see what happens inside, take a
+# hand-written row in each layout's true field names. HH-RLHF comes first, because it has
+# no prompt at all:
 
 # %%
 talk = "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: 7 times 8?\n\nAssistant:"
@@ -173,7 +180,8 @@ load_preferences([hh])[0]
 #
 # Scored lists have several answers to a prompt. The loader takes the best and the worst
 # (Zephyr, arXiv 2310.16944, took the best and a random other); if all scores are equal,
-# nothing is preferred, and that is reported too.
+# nothing is preferred, and that is reported too. SHP's label is 1 where comment A was
+# preferred and 0 where B was.
 
 # %%
 answers = [("54", 1.5), ("56", 4.75), ("about 50", 2.0)]
@@ -197,7 +205,8 @@ oasst = [dict(zip(fields, message, strict=True)) for message in messages]
 
 # %% [markdown]
 # TRL's own layout has strings or messages, with the prompt apart or left inside both
-# answers. In all, these eight ways to write a comparison should load as the same one:
+# answers. In all, these eight rows should load as the same comparison: 56 over 54. HH's
+# has the turns before it too.
 
 # %%
 user = {"role": "user", "content": "7 times 8?"}
@@ -220,12 +229,13 @@ for name, rows in (layouts | {"TRL implicit": [trl_implicit]}).items():
 
 # %%
 from huggingface_hub import HfApi
+from huggingface_hub.errors import HTTPError
 
 try:
     HfApi().dataset_info("Intel/orca_dpo_pairs", timeout=3)
     hub = load_preferences("Intel/orca_dpo_pairs", split="train[:200]", on_error="skip")
     print(f"The hub answers: {len(hub)} pairs; the first asks {hub[0].prompt[-1]}")
-except Exception as error:
+except (OSError, HTTPError) as error:  # offline, no connection, no access
     print(f"The hub is out of reach ({type(error).__name__}): nothing was loaded.")
 
 # %% [markdown]
@@ -291,8 +301,9 @@ report
 
 # %% [markdown]
 # Read it from the top: what breaks training or its evaluation is an *error*, what bends
-# it a *warning*, what you should know an *info*. A warning asks you to look. Take the
-# pairs whose two responses are all but equal:
+# it a *warning*, what you should know an *info*. Under `rows` stands how many there are,
+# then the places of the first four. A warning asks you to look. Take the pairs whose two
+# responses are all but equal:
 
 # %%
 for i in report.rows("near_identical"):
@@ -300,9 +311,17 @@ for i in report.rows("near_identical"):
 
 # %% [markdown]
 # The first is a good pair, since the digit that differs is the error. The second prefers
-# a full stop to an exclamation mark. No program can tell which is which. Errors, on the
-# other hand, can go at once. In a *contradiction*, for one, two raters judged the same
-# two answers in opposite ways, and the best the policy can do is indifference.
+# a full stop to an exclamation mark. No program can tell which is which.
+#
+# A *contradiction* asks you to look as well: the same two answers were judged in opposite
+# ways. Two opposing votes ask for indifference, nine to one for log-odds of $\ln 9$. That
+# is information, and what gives DPO a finite target (notebook 02, Step 11): keep genuine
+# votes, drop entry errors such as swapped columns. So with duplicates: a copy made by
+# accident should not count twice, a second rater's vote should.
+#
+# An error has to go, and its remedy is not always to drop the row: add the missing field,
+# split by prompt, raise `max_length`. These rows were planted and have no more to give, so
+# here they are dropped.
 
 # %%
 bad = {i for f in report.findings if f.severity == "error" for i in f.rows}
@@ -346,6 +365,7 @@ def split_rows(rows, seed, test_fraction=0.2):
 
 # %%
 from dpo_tutorial.data import split_by_prompt
+from dpo_tutorial.validation import near_duplicates
 
 leaks = {}
 for split in (split_rows, split_by_prompt):
@@ -355,9 +375,14 @@ for split in (split_rows, split_by_prompt):
     leaks[split.__name__] = len(report.rows("leakage"))
     print(f"{split.__name__:16}{leaks[split.__name__]:3} of {len(test)} test rows leak")
 assert leaks["split_by_prompt"] == 0 < leaks["split_rows"]
+print("also taken for one prompt:", near_duplicates(["17 times 8?"], ["17 times 9?"]))
 
 # %% [markdown]
-# Nearly all of them. What is that worth? Take the poorest learner there is, one that
+# Nearly all of them. The validator also compares prompts that share rare words or word
+# pairs (with `rapidfuzz`), so one with a typo counts as the same. The last line shows it
+# overdone, two sums that differ in one digit: look at what it names.
+#
+# What is a leak worth? Take the poorest learner there is, one that
 # memorises: it remembers which responses won under which prompt, and tosses a coin for
 # the rest. It knows nothing that carries over to a new prompt, so an honest test gives
 # it one half.
@@ -401,10 +426,7 @@ plt.show()
 # memoriser's test accuracy scatters around the dotted line at one half; with
 # `split_rows` every dot lies above nine tenths.*
 #
-# Nothing was learnt in either case. Split by prompt, and look for near-duplicates too:
-# the validator compares prompts that share rare words or word pairs (with `rapidfuzz`),
-# so a prompt with a typo counts as the same. It can overdo that, as with two sums that differ in one
-# digit, so look at what it names.
+# Nothing was learnt in either case. Split by prompt, and look for near-duplicates too.
 #
 # ## Chat templates
 #
@@ -440,7 +462,8 @@ assert PreferenceDataValidator(twice).full_report().rows("template_residue") == 
 # ## The token boundary
 #
 # Text meets the model as tokens, and a tokenizer may join what you kept apart. To see it,
-# train a small byte-level BPE, GPT-2's kind, on the pairs themselves.
+# train a small byte-level BPE, GPT-2's kind, on the pairs themselves. (Byte-pair encoding
+# starts from bytes and joins the commonest neighbours into tokens, again and again.)
 
 # %%
 from tokenizers import ByteLevelBPETokenizer
@@ -471,18 +494,31 @@ assert ours == 0 < merges
 # %%
 prompt, chosen = moved[1]
 print("apart   ", (tokenizer.tokenize(prompt) + tokenizer.tokenize(chosen))[-4:])
-print("together", tokenizer.tokenize(prompt + chosen)[-4:])
+print("together", (together := tokenizer.tokenize(prompt + chosen))[-4:])
+cut = together[len(tokenizer.tokenize(prompt)) :]
+print("together, cut at the prompt's length:", cut)
+assert not cut
 
 # %% [markdown]
 # The token "ĠBasil" belongs to neither side. Code that tokenises both together and cuts
-# at the prompt's length scores the wrong tokens. `tokenize_pair` tokenises apart and
-# concatenates, so exactly the response is scored. (TRL tokenises together and starts the
-# response where the tokens part from the prompt's; it warns when that is not the prompt's
-# end, see trl#2054 and trl#1153. With a clean boundary both give the same tokens.)
+# at the prompt's length is left with no response here, and would score nothing.
+#
+# `tokenize_pair` tokenises apart and concatenates. Apart, because generation also sees
+# the prompt tokenised alone. That does not heal a bad boundary: "B" and "asil" are not how
+# this tokenizer writes the word elsewhere. Run `boundary_merges` first. It also tells of
+# SentencePiece-style tokenizers, some of which put a space before any text that stands
+# alone, and so before the answer.
+#
+# (TRL tokenises together and starts the response where the tokens part from the prompt's;
+# it warns when that is not the prompt's end, see trl#2054 and trl#1153. A clean boundary
+# gives both the same start. They can differ elsewhere: TRL also scores a newline after
+# the end of turn, adds EOS only to plain strings, and may repeat a BOS that a string
+# begins with.)
 #
 # EOS comes once, also where the text has one. Nothing is cut in silence: a truncated
 # response would teach an ending that nobody chose, and a prompt that fills the window
-# leaves no response at all.
+# leaves no response at all. (TRL's `max_length` is 1,024 tokens unless you set it, and
+# cuts what is beyond.)
 
 # %%
 from dpo_tutorial.data import tokenize_pair
@@ -502,9 +538,10 @@ except ValueError as error:
 #
 # ## The batch, decoded
 #
-# The last step stacks pairs into rectangles: chosen first, then rejected, padded on the
-# right. `labels` repeats the tokens to be scored and has −100 elsewhere. Padding needs a
-# token, and this tokenizer, as many, comes without one. The usual remedy takes EOS, and
+# The last step stacks pairs into rectangles: chosen first, then rejected. They are padded
+# on the right, so that each row's positions count from its first token without further
+# care. `labels` repeats the tokens to be scored and has −100 elsewhere, the index that
+# PyTorch's cross-entropy ignores. Padding needs a token, and this tokenizer, as many, comes without one. The usual remedy takes EOS, and
 # that is where a well-known mistake lives. Decode before you train:
 
 # %%
@@ -531,16 +568,20 @@ print("EOS scored in", len(by_id), "rows:", kept)
 assert kept == {"by length": len(by_id), "by token id": 0}
 
 # %% [markdown]
-# All of them: a policy trained so never learns when to stop.
+# All of them: DPO then says nothing about where to stop. Nor is the mistake exotic:
+# `DataCollatorForLanguageModeling` of Transformers masks by the pad token's id.
 #
-# Here is the whole way from file to batch, for data of your own:
+# Here is the whole way from file to batch, for data of your own. With a model, pass its
+# tokenizer in place of "plain". A template whose marks the tokenizer does not know comes
+# out in pieces, as the last line shows.
 
 # %%
 train, test = split_by_prompt(own, test_fraction=0.5)
-rows = convert_to_dpo_format(train, "chatml")
+rows = convert_to_dpo_format(train, "plain")
 batch = collate([tokenize_pair(row, tokenizer) for row in rows], tokenizer.pad_token_id)
 print(tokenizer.decode(batch["input_ids"][0]))
 folder.cleanup()
+print("ChatML's end of turn would be", tokenizer.tokenize("<|im_end|>"))
 
 # %% [markdown]
 # ## What you did
@@ -556,15 +597,32 @@ folder.cleanup()
 #
 # 1. Drop the verbose pairs and measure `longer_share` of the rest. Would you train on it?
 #    <details><summary>Answer</summary>
-#    <code>longer_share([p for p in pairs if p.metadata["flaw"] != "verbose"])</code>: the
-#    longer answer is now chosen more often than not, and the interval hardly reaches one
-#    half. The policy would learn some of that; better add pairs in which short wins.
+#
+#    ```python
+#    rest = [p for p in pairs if p.metadata["flaw"] != "verbose"]
+#    print(longer_share(rest))
+#    ```
+#
+#    The longer answer is now chosen more often than not, and the interval reaches one half
+#    by a hair. The policy could learn some of that; better add pairs in which short wins.
 #    </details>
 # 2. `many` has three pairs a prompt. With $k$ pairs a prompt and a test fraction $f$,
-#    what share of the test rows leaks after a random cut, about?
+#    what share of the test rows leaks after a random cut, about? Compare with the count
+#    above.
 #    <details><summary>Answer</summary>
+#
 #    A test row is clean only if its $k-1$ siblings are in the test set too, so about
-#    $1 - f^{k-1}$ leak. More pairs a prompt make it worse.
+#    $1 - f^{k-1}$ leak. More pairs a prompt make it worse. Seed 0, printed above, lies
+#    below that; a mean over seeds does not:
+#
+#    ```python
+#    shares = []
+#    for seed in range(40):
+#        train, test = split_rows(many, seed)
+#        seen = {p.prompt for p in train}
+#        shares.append(np.mean([p.prompt in seen for p in test]))
+#    print(1 - 0.2**2, np.mean(shares), min(shares), max(shares))
+#    ```
 #    </details>
 # 3. UltraFeedback's four answers hold up to six comparisons; the loader takes one. Write
 #    `all_pairs(row)`, which yields every pair with different scores. What does that ask
@@ -574,11 +632,31 @@ folder.cleanup()
 #    equal scores, and put the better one first. Split by prompt: the six share theirs.
 #    </details>
 # 4. Raters also contradict each other in circles: A over B, B over C, C over A. Find such
-#    circles in a set of pairs.
+#    circles in a set of pairs. `graphlib`, of Python's standard library, sorts graphs that
+#    have none.
 #    <details><summary>Answer</summary>
-#    For each prompt make a graph with an edge from each chosen to its rejected answer;
-#    <code>graphlib.TopologicalSorter(graph).prepare()</code> raises
-#    <code>CycleError</code> and names the circle. No reward explains one (notebook 01).
+#
+#    For each prompt make a graph from each chosen answer to those it beat. Message lists
+#    are no dictionary keys, so take their text.
+#
+#    ```python
+#    from graphlib import CycleError, TopologicalSorter
+#
+#    from dpo_tutorial.layouts import plain_text
+#
+#    beaten = {}
+#    for p in pairs:
+#        prompt, better, worse = map(plain_text, (p.prompt, p.chosen, p.rejected))
+#        beaten.setdefault(prompt, {}).setdefault(better, set()).add(worse)
+#    for prompt, graph in beaten.items():
+#        try:
+#            TopologicalSorter(graph).prepare()
+#        except CycleError as error:
+#            print(prompt, error.args[1])
+#    ```
+#
+#    It names one circle a prompt, from worse to better, and a plain contradiction is a
+#    circle of two. No reward explains one (notebook 01). Our pairs have none; plant one.
 #    </details>
 # 5. Load a file of your own and act on each error that its report names.
 #    <details><summary>Hint</summary>
