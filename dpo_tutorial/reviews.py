@@ -128,7 +128,7 @@ def supervised_finetune(
     *,
     steps: int,
     batch_size: int = 32,
-    learning_rate: float = 2e-4,
+    learning_rate: float = 3e-4,
     seed: int = 0,
 ) -> list[dict]:
     """Stage 1: maximise log pi(response | prompt) with TRL's `SFTTrainer`.
@@ -170,7 +170,7 @@ def supervised_finetune(
     return trainer.state.log_history
 
 
-def load_sft_model(name: str | None = None, steps: int = 120):
+def load_sft_model(name: str | None = None, steps: int = 100):
     """`load_model`, then stage 1: a short SFT on the reviews, cached after the first.
 
     "nano" was trained on the reviews and comes back as it is. The cache, under

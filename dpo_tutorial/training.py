@@ -163,14 +163,11 @@ class TinyDPOTrainer:
         """Stop before an update that would go wrong."""
         loss, margin = metrics["loss"].mean(), metrics["rewards/margins"].abs().max()
         if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss is {loss} at step {step}: lower the rate"
-            )
+            remedy = "lower the learning rate"
+            raise FloatingPointError(f"the loss is {loss} at step {step}: {remedy}")
         if step == 1 and self.reference is None and margin > 1e-3:
-            raise RuntimeError(
-                f"the first margins reach {margin.item():.4f}, expected 0: the policy "
-                "differs from its own reference; is dropout on?"
-            )
+            remedy = "the policy differs from its own reference; is dropout on?"
+            raise RuntimeError(f"the first margins reach {margin}, not 0: {remedy}")
 
     def _settings(self) -> dict[str, Any]:
         values = ((f.name, getattr(self, f.name)) for f in fields(self))

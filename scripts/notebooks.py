@@ -95,6 +95,7 @@ def execute(notebook, folder: Path) -> float:
         notebook,
         timeout=1200,
         store_widget_state=False,
+        extra_arguments=["--log-level=ERROR"],
         resources={"metadata": {"path": str(folder)}},
     )
     client.execute(env=env)

@@ -146,12 +146,7 @@ MUTANTS = [
     (
         "20: rows are split, not prompts",
         "data",
-        [
-            (
-                "sides[key in held_out].append(pair)",
-                "sides[len(sides[0]) % 2].append(pair)",
-            )
-        ],
+        [("keys = [", "keys = [str(i) for i, _ in enumerate(texts)]\n    _ = [")],
         "test_data.py",
     ),
 ]
@@ -170,10 +165,10 @@ def mutated(folder: Path, module: str, replacements: list) -> Path:
     return folder
 
 
-# One process imports torch once, then forks for each copy: pytest's status, a line each.
+# One process imports torch once, then forks for each copy; prints pytest's statuses.
 RUNNER = """
 import json, os, sys
-import matplotlib.pyplot, pytest, torch, transformers, trl
+import pytest, torch, transformers
 for folder, tests in json.loads(sys.stdin.read()):
     child = os.fork()
     if child == 0:

@@ -82,6 +82,7 @@ responses += [
     " charming.",
 ]
 gold = torch.tensor([gold_reward(prompt, y) for y in responses]).double()  # (8,)
+assert gold[0] > gold[1] > gold[3]
 pd.DataFrame({"response": responses, "gold reward": gold}).round(2)
 
 # %% [markdown]
@@ -349,10 +350,10 @@ print("read:", [tokenizer.decode(token) for token in last])
 assert (read == length - 2).all()  # EOS is at length - 1
 
 # %% [markdown]
-# It reads the full stop, one before EOS. That does no harm here: in a causal model the
-# state at the full stop has seen every word, while the state at EOS is one that a
-# language model never had to use (Exercise 3). But know it, for the same line reads
-# elsewhere as soon as a padding id of its own is set.
+# It reads the full stop, one before EOS. That does little harm here: in a causal model
+# the state at the full stop has seen every word (Exercise 3). But know it: with a
+# padding token of its own the same line reads at EOS, and a model trained at one place
+# must not be asked at the other.
 #
 # Now the data: pairs written by the grammar and labelled at $T = 0.25$. No test pair
 # has a prompt that occurs in training. A batch holds pairs of similar length, to save
@@ -546,18 +547,20 @@ for curves, (name, style, label) in zip(small.swapaxes(0, 1), looks, strict=True
     axis.plot(ns, curves.mean(0), style, c=COLORS[name], lw=3, label=label)
 axis.plot(ns, large[1], "s-", c=COLORS["policy"], ms=4, label="had, 2,000 pairs")
 axis.plot(ns, perfect, "k:", label="had, perfect choice")
-axis.set(xscale="log", xlabel="$n$", ylabel="gold reward, or its promise")
-axis.set_xticks(ns, ns, minor=False)
+axis.set(xlabel="$n$", ylabel="gold reward, or its promise", ylim=(-0.3, 1.7))
+axis.set_xscale("log", base=2)
+axis.set_xticks(ns, ns)
 axis.set_title("Few labels: the promise climbs, the truth does not follow")
-axis.legend()
+axis.legend(loc="upper left", ncols=2)
 plt.show()
 
 # %% [markdown]
 # *Figure: reward of the best of n against n (log axis). Dashed: what reward models
-# trained on thirty pairs promise, soaring towards the largest possible reward. Solid and
-# thick, the true reward of the same choices: it rises a little, then goes flat; thin
-# lines are the six models. The model trained on 2,000 pairs comes close to the dotted
-# line of a perfect choice.*
+# trained on thirty pairs promise, thin lines for the six models and a thick one for
+# their mean, soars towards the largest possible reward of 1. Solid: the true reward of
+# the same choices rises a little and then goes flat, the six lines fanning out. The
+# model trained on 2,000 pairs lies far above, somewhat under the dotted line of a
+# perfect choice.*
 #
 # In numbers, with intervals over the six models:
 
@@ -575,10 +578,11 @@ assert gain[:, 1].mean() < 0.75 * (large[1, -1] - large[1, 0])
 # %% [markdown]
 # The proxy *has to* rise with $n$: it is what we select by. The truth need not, and the
 # further you search, the more of what you find is the model's own error. This is
-# **over-optimisation**. Gao et al. (2022) measured it at scale, with a large reward
-# model in the gold reward's place, and found that more data and larger reward models
-# push the turn further out. Stage 3 fights it by searching less: by the KL term, and by
-# stopping in time.
+# **over-optimisation**. With 2,000 pairs, seen once each, there is little of it: in
+# this run the model promises less than comes. Gao et al. (2022) measured the effect at
+# scale, with a large reward model in the gold reward's place, and found that it shrinks
+# with more data and with larger reward models. Stage 3 fights it by searching less: by
+# the KL term, and by stopping in time.
 #
 # What this toy shows: the mechanism, against a known truth. What it does not: where the
 # turn lies for a real reward model (even here the six disagree), nor how PPO fares,
@@ -635,6 +639,7 @@ def count(config):  # parameters: with a language-model head, with a scalar head
 configs = {"nano": sft.config, "distilgpt2": GPT2Config(n_layer=6), "7B": LlamaConfig()}
 counts = {name: count(config) for name, config in configs.items()}
 assert counts["nano"][0] == sft.num_parameters()
+assert round(counts["7B"][0] / 1e9, 1) == 6.7
 pd.DataFrame(counts, ["language model", "scalar head"]).map("{:,}".format)
 
 
@@ -652,6 +657,7 @@ frozen = {"nano": 4, "distilgpt2": 4, "7B": 2}  # float32; for 7B 16 bits and a 
 tables = {name: memory(*counts[name], 16, frozen[name]) for name in counts}
 sums = pd.DataFrame({name: table.sum(axis=1) for name, table in tables.items()})
 assert ((sums.loc["PPO"] / sums.loc["DPO"]).between(1.9, 2.1)).all()
+assert tables["7B"].loc["PPO"].iloc[:2].sum() > 0.85 * sums["7B"]["PPO"]  # trained
 sums.map("{:.3g} GB".format)
 
 # %% [markdown]
@@ -727,10 +733,10 @@ plt.show()
 #
 # <details><summary>Answer</summary>
 #
-# It falls, for the same training. Nothing follows EOS, so the language model never had
-# to prepare anything there, and the reward model must first learn to carry the review's
-# sense to that state. It would be needed to tell finished texts from texts cut off at a
-# full stop.
+# Little: the two intervals overlap almost entirely. The language model never had to
+# predict anything after EOS, so its state there starts out blank, but 2,000 pairs are
+# enough to teach it to look back. What EOS adds is a way to tell a finished text from
+# one that was cut off at a full stop.
 # </details>
 #
 # **4.** Three responses beat each other in a circle, each winning 90 % of its

@@ -326,10 +326,13 @@ plot_dpo_training_metrics(runs[1].history)
 plt.show()
 
 # %% [markdown]
-# *Figure: four panels over the steps of one run. The loss falls from ln 2; chosen
-# rewards stay near zero while rejected ones fall, so the margin grows; accuracy rises
-# from one half; the log-probabilities of chosen and rejected responses both fall, the
-# rejected ones further.*
+# *Figure: four panels over the steps of one run. The loss falls from ln 2; rewards of
+# chosen responses fall a little and of rejected ones far more, so the margin grows;
+# accuracy climbs above one half; log-probabilities of both fall, the rejected ones'
+# further. Dots, on held-out pairs, follow the lines.*
+#
+# That accuracy starts at nearly 0 is no mistake: the margins are still zero, and a tie
+# does not count as a win.
 #
 # The loss asks for a difference only, and lowering both responses, one more than the
 # other, is a difference too. Batches vary, so measure it on the same held-out pairs
