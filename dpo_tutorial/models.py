@@ -57,7 +57,7 @@ def step_plan(model) -> dict[str, float]:
         sizes = {"steps": 60, "batch_size": 32}
         return {**sizes, "learning_rate": 2e-3, "adam_epsilon": 1e-3}
     return {
-        "steps": 20,
+        "steps": 16,
         "batch_size": 8,
         "learning_rate": 5e-5,
         "adam_epsilon": 1e-8,

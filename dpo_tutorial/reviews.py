@@ -170,7 +170,7 @@ def supervised_finetune(
     return trainer.state.log_history
 
 
-def load_sft_model(name: str | None = None, steps: int = 100):
+def load_sft_model(name: str | None = None, steps: int = 60):
     """`load_model`, then stage 1: a short SFT on the reviews, cached after the first.
 
     "nano" was trained on the reviews and comes back as it is. The cache, under

@@ -11,12 +11,10 @@ them are made here and never edited by hand.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import base64
 import io
 import os
 import re
-import sys
 import time
 import tomllib
 from pathlib import Path
@@ -32,7 +30,6 @@ README_FIGURE = ROOT / "docs" / "00_start_here.png"  # shown by README.md
 BOOTSTRAP = """# %%
 # In Colab this installs the course and leaves torch as it is; elsewhere, nothing.
 import subprocess
-import sys
 from importlib.metadata import version
 
 if "google.colab" in sys.modules:
@@ -86,8 +83,6 @@ def execute(notebook, folder: Path) -> float:
     """Run every cell in a fresh kernel in `folder`; return the seconds it took."""
     from nbclient import NotebookClient
 
-    if sys.platform == "win32":
-        asyncio.set_event_loop_policy(asyncio.WindowsSelectorEventLoopPolicy())
     quiet = {"TQDM_DISABLE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
     env = {**os.environ, **quiet}  # no bars in the outputs
     start = time.perf_counter()

@@ -73,7 +73,8 @@ if device == "cuda":
 # The model continues short reviews. `load_sft_model` takes `distilgpt2` if it is cached
 # or the model hub answers, and otherwise `nano`, a GPT-2 of under a million parameters
 # that lies in this repository; it says which. A model that has not seen the reviews is
-# first shown some (supervised fine-tuning, SFT), as in every real pipeline.
+# first shown some (supervised fine-tuning, SFT), as in most real pipelines. The model
+# that we train is called the **policy**, π.
 
 # %%
 from dpo_tutorial.models import seed_everything, step_plan
@@ -85,21 +86,21 @@ plan = step_plan(policy)
 print(f"{policy.num_parameters() / 1e6:.1f} million parameters: {plan}")
 
 # %% [markdown]
-# A **prompt** is a review's start, a **response** its continuation. Here are prompts
+# A **prompt** $x$ is a review's start, a **response** $y$ its continuation. Here are prompts
 # that no training in this course ever sees, and what the model makes of them.
 
 # %%
 from dpo_tutorial.evaluation import sample_responses
 from dpo_tutorial.reviews import prompts
 
-asked = prompts("held_out")
+asked = prompts("held_out")[: None if policy.num_parameters() < 5e6 else 64]
 before = sample_responses(policy, tokenizer, asked, seed=1)
 for prompt, response in zip(asked[:4], before, strict=False):
     print(prompt + response)
 
 # %% [markdown]
 # Some are kind, some are not, some go on too long. In this world, unlike in yours, a
-# **gold reward** says how good a response is, from −1 to 1: it wants praise, in few and
+# **gold reward** r* says how good a response is, from −1 to 1: it wants praise, in few and
 # well-formed clauses, without repetition and without flattering the reader.
 
 # %%
@@ -163,9 +164,11 @@ def log_probs(model, texts):
 
 # %% [markdown]
 # Third, the loss. The policy is compared with a frozen copy of itself, the
-# **reference**: by how much more has it raised the chosen response than the rejected
-# one? The logistic function turns that margin, times $\beta$, into the probability that
-# the annotator's verdict is right, and the loss asks for more of it.
+# **reference**, so that only *changes* count: by how much more has it raised the chosen
+# response than the rejected one? The logistic function σ turns that margin, times
+# $\beta$, into the probability that the policy gives to the annotator's verdict, and
+# the loss asks for more of it. $\beta = 0.1$ is the usual first try; notebook 04 shows
+# what another does.
 
 # %%
 import copy
@@ -186,7 +189,8 @@ def dpo_loss(batch):
 # %% [markdown]
 # What should the very first loss be? Policy and reference are still one model, every
 # margin is 0, and $-\log \sigma(0) = \ln 2$. A first loss that is anything else means a
-# mistake, most often dropout left on or a wrong reference.
+# mistake, most often dropout left on (`load_sft_model` hands the model out in eval
+# mode, with dropout off) or a wrong reference.
 
 # %%
 with torch.no_grad():
@@ -195,7 +199,9 @@ print(f"first loss {first:.4f}, ln 2 is {torch.log(torch.tensor(2.0)):.4f}")
 assert abs(first - 0.693147) < 1e-4
 
 # %% [markdown]
-# Fourth, the loop. Each pair is used once, and the learning rate falls to zero.
+# Fourth, the loop. Each pair is used once, and the learning rate falls to zero. `eps` is
+# Adam's floor under the size of a gradient; for a model as small as `nano` it is set
+# high, so that words which no pair mentions stay where they are.
 
 # %%
 from tqdm.auto import trange
@@ -242,8 +248,8 @@ assert gain.low > 0
 
 # %% [markdown]
 # The whole interval of the gain lies above zero. The loss tells less than you might
-# hope: it starts at $\ln 2$ and comes down only a little, since many comparisons are
-# close and one batch is noisy.
+# hope: it starts at $\ln 2$ and comes down slowly, since many comparisons are close and
+# one batch is noisy.
 
 # %%
 import matplotlib.pyplot as plt
@@ -266,8 +272,8 @@ plt.show()
 
 # %% [markdown]
 # *Figure: left, the DPO loss by step, averaged over five steps, falling from ln 2.
-# Right, histograms of the gold reward over held-out prompts: before training as many
-# bad reviews as good ones, after it most are good.*
+# Right, histograms of the gold reward over held-out prompts: spread from bad to good
+# before training, gathered at the good end after it.*
 #
 # You have seen the whole method: comparisons in, a better policy out, without a reward
 # model and without reinforcement learning. Everything that is left is *why* this is
@@ -319,8 +325,8 @@ plt.show()
 # <details><summary>Answer</summary>
 #
 # Less far: beta is the price of leaving the reference, so a higher beta keeps the
-# policy closer to it. The gain shrinks too. Notebook 02 proves it, notebook 07 measures
-# it.
+# policy closer to it. The gain shrinks too. Notebook 02 proves it for the optimum,
+# notebook 04 measures the distance for two betas.
 # </details>
 #
 # 3. Why must EOS be part of what is scored? Remove it in `encode` and look at the
@@ -328,9 +334,10 @@ plt.show()
 #
 # <details><summary>Answer</summary>
 #
-# Without EOS the comparison says nothing of where a response ends, so the policy gets
-# no signal about stopping; its responses stay as long as the reference's, though the
-# annotator prefers short ones.
+# Where one response is the beginning of another, the comparison lives in the EOS
+# alone, and without it is lost. Reviews still get shorter, since the tokens that begin
+# another clause are scored too, but the direct signal to stop is gone. Count with
+# `[len(tokenizer(text)["input_ids"]) for text in after]`.
 # </details>
 #
 # ## Further reading

@@ -75,12 +75,7 @@ rng = np.random.default_rng(0)
 prompt = "Restaurant review: The soup was"
 responses = [" delicious.", " delicious and the bread was delicious."]
 responses += [" fresh and the waiter was kind.", " delicious delicious delicious."]
-responses += [
-    " good, but the bill was poor.",
-    " mediocre.",
-    " rather bad.",
-    " charming.",
-]
+responses += [" good, but the bill was poor.", " mediocre.", " bad.", " charming."]
 gold = torch.tensor([gold_reward(prompt, y) for y in responses]).double()  # (8,)
 assert gold[0] > gold[1] > gold[3]
 pd.DataFrame({"response": responses, "gold reward": gold}).round(2)
@@ -261,7 +256,8 @@ plt.show()
 #
 # Give every pair fifty labels in the true proportions, except that “delicious.” never
 # loses. **Predict** its fitted reward. scikit-learn's `C` is the inverse strength of a
-# penalty on the squared rewards; let the penalty fade.
+# penalty on the squared rewards; let the penalty fade. `lead` is how far “delicious.”
+# is ahead of the second response, `others` how far the second is ahead of the last.
 
 # %%
 wins = torch.where(first == 0, 50.0, (50 * p).round())
@@ -269,14 +265,11 @@ rows, outcome, weight = torch.cat([X, X]), [1] * 28 + [0] * 28, [*wins, *(50 - w
 table = {}
 for C in (1.0, 1e2, 1e4, 1e6):
     b = LogisticRegression(C=C, **options).fit(rows, outcome, weight).coef_[0]
-    table[f"C = {C:.0e}"] = {
-        "first - second": b[0] - b[1],
-        "second - last": b[1] - b[7],
-    }
+    table[f"C = {C:.0e}"] = {"lead": b[0] - b[1], "others": b[1] - b[7]}
 table = pd.DataFrame(table)
-lead, rest = table.to_numpy()
+lead, others = table.to_numpy()
 assert (np.diff(lead) > 2).all()  # no end in sight
-assert abs(rest[-1] - rest[-2]) < 0.05  # settled
+assert abs(others[-1] - others[-2]) < 0.05  # settled
 table.round(2)
 
 # %% [markdown]
@@ -482,7 +475,8 @@ for n in (2, 16, 128):
 # of reach: nobody can move further than onto the best one, $\log 8$ nats away. Note how
 # small the numbers are. The KL grows only with the logarithm of the draws paid for.
 #
-# For each of twelve held-out prompts draw a pool of $K = 128$ responses.
+# For each of twelve held-out prompts draw a pool of $K = 128$ responses, the few that
+# run on being cut at 40 tokens.
 
 # %%
 from dpo_tutorial.evaluation import sample_responses
@@ -525,7 +519,7 @@ print("best of 1, 2, 4, … by the gold reward:", perfect.round(2))
 
 
 # %%
-def climb(model):  # -> (2, len(ns)): reward promised, reward had
+def climb(model):  # -> (2, len(ns)): promised reward, true reward
     proxy = score(model, pool).reshape(K, 12).T
     promise = T * (proxy - proxy.mean()) + pool_gold.mean()
     return [[best_of(n, proxy, v) for n in ns] for v in (promise, pool_gold)]
@@ -541,12 +535,12 @@ small, large = np.array(small), np.array(climb(reward_model))  # small: (6, 2, l
 
 # %%
 fig, axis = plt.subplots()
-looks = ("proxy", "--", "promised, 30 pairs"), ("gold", "-", "had, 30 pairs")
+looks = ("proxy", "--", "promised, 30 pairs"), ("gold", "-", "true, 30 pairs")
 for curves, (name, style, label) in zip(small.swapaxes(0, 1), looks, strict=True):
     axis.plot(ns, curves.T, style, c=COLORS[name], alpha=0.4, lw=1)
     axis.plot(ns, curves.mean(0), style, c=COLORS[name], lw=3, label=label)
-axis.plot(ns, large[1], "s-", c=COLORS["policy"], ms=4, label="had, 2,000 pairs")
-axis.plot(ns, perfect, "k:", label="had, perfect choice")
+axis.plot(ns, large[1], "s-", c=COLORS["policy"], ms=4, label="true, 2,000 pairs")
+axis.plot(ns, perfect, "k:", label="true, perfect choice")
 axis.set(xlabel="$n$", ylabel="gold reward, or its promise", ylim=(-0.3, 1.7))
 axis.set_xscale("log", base=2)
 axis.set_xticks(ns, ns)
@@ -562,15 +556,17 @@ plt.show()
 # model trained on 2,000 pairs lies far above, somewhat under the dotted line of a
 # perfect choice.*
 #
-# In numbers, with intervals over the six models:
+# The gains in numbers, with intervals over the six models:
 
 # %%
-gain = small[:, :, -1] - small[:, :, 0]  # (6 models, promised or had)
-late = small[:, 1, -1] - small[:, 1, 4]  # had, from n = 16 to 128
+gain = small[:, :, -1] - small[:, :, 0]  # (6 models, promised or true)
+late = small[:, 1, -1] - small[:, 1, 4]  # true, from n = 16 to 128
 past_peak = (small[:, 1].argmax(-1) < len(ns) - 1).sum()
-print("30 pairs: promised", mean_interval(gain[:, 0]), "had", mean_interval(gain[:, 1]))
-print("2,000 pairs: promised, had", (large[:, -1] - large[:, 0]).round(2))
-print("30 pairs, had from n = 16 to 128:", mean_interval(late))
+print(
+    "30 pairs: promised", mean_interval(gain[:, 0]), "true", mean_interval(gain[:, 1])
+)
+print("2,000 pairs: promised, true", (large[:, -1] - large[:, 0]).round(2))
+print("30 pairs, true from n = 16 to 128:", mean_interval(late))
 print(f"true reward past its peak: {past_peak} of 6 models")
 assert mean_interval(gain[:, 0] - gain[:, 1]).low > 0.2
 assert gain[:, 1].mean() < 0.75 * (large[1, -1] - large[1, 0])
