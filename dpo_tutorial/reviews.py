@@ -185,9 +185,7 @@ def load_sft_model(name: str | None = None, steps: int = 60):
     key = hashlib.sha256(weights + f"{steps} {lexicon()}".encode()).hexdigest()[:12]
     folder = build_dir() / "sft" / f"{Path(model.name_or_path).name}-{key}"
     if not folder.exists():
-        print(
-            f"stage 1: {steps} SFT steps on the reviews, once; then read from {folder}"
-        )
+        print(f"stage 1: {steps} SFT steps on the reviews; next time from the cache")
         supervised_finetune(
             model, tokenizer, corpus(16 * steps), steps=steps, batch_size=16
         )
