@@ -30,6 +30,7 @@ README_FIGURE = ROOT / "docs" / "00_start_here.png"  # shown by README.md
 BOOTSTRAP = """# %%
 # In Colab this installs the course and leaves torch as it is; elsewhere, nothing.
 import subprocess
+import sys
 from importlib.metadata import version
 
 if "google.colab" in sys.modules:

@@ -121,3 +121,14 @@ def test_modules_stay_thin_and_import_one_way():
     assert uses["losses"] == set()
     assert uses["data"] <= {"layouts"}
     assert not any({"plotting", "evaluation"} & used for used in uses.values())
+
+
+def test_data_readme_gives_the_figures_of_nano():
+    figures = json.loads((ROOT / "data" / "nano" / "figures.json").read_text())
+    text = (ROOT / "data" / "README.md").read_text()
+    for name in ("held_out_loss_nats", "grammar_entropy_nats", "loss_over_entropy"):
+        assert f" {figures[name]} " in text, name
+    assert f"{figures['share_of_samples_that_parse']:.1%}" in text
+    assert figures["share_of_samples_that_parse"] >= 0.95
+    assert figures["loss_over_entropy"] <= 1.05
+    assert abs(figures["gold_reward_mean"]) < 0.15

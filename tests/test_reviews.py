@@ -52,10 +52,8 @@ def test_the_docstring_table_holds():
 
 
 def test_reward_is_of_the_text_in_its_context():
-    assert gold_reward(SOUP, " excellent.") == 1
-    assert (
-        gold_reward("Hotel review: The staff were", " excellent.") == -1
-    )  # not of people
+    assert gold_reward(SOUP, " delicious.") == 1
+    assert gold_reward("Hotel review: The staff were", " delicious.") == -1  # no food
     waiter, clerk = " good and the waiter was kind.", " good and the clerk was kind."
     assert gold_reward(SOUP, waiter) > gold_reward(SOUP, clerk)  # a shop's clerk
 
