@@ -27,7 +27,7 @@ def tiny_model():
         torch.manual_seed(seed)
         config = GPT2Config(
             vocab_size=300,
-            n_positions=64,
+            n_positions=512,
             n_embd=16,
             n_layer=2,
             n_head=2,
