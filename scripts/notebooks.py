@@ -188,7 +188,8 @@ def run(numbers: list[str]) -> None:
         try:
             execute(book, ROOT / "notebooks")
         except CellExecutionError as error:
-            result = f"FAILED: {error.ename}: {error.evalue.splitlines()[0][:60]}"
+            reason = f"{error.ename}: {error.evalue}".splitlines()[0]
+            result = f"FAILED: {reason[:70]}"
         seconds = time.perf_counter() - start
         clean_outputs(book)
         nbformat.write(book, BUILD / f"{name}.ipynb")
