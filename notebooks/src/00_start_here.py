@@ -16,7 +16,7 @@
 #
 # **You need** Python, and to have seen a PyTorch training loop. No reinforcement
 # learning, no GPU. Measured on two CPU cores with the model that comes with the course:
-# about half a minute and 1 GB of memory.
+# about half a minute and 0.9 GB of memory.
 #
 # Next: [01 · Preferences and reward models](01_preferences_and_reward_models.ipynb)
 

@@ -17,7 +17,7 @@
 #
 # **You need** [02 · From RLHF to DPO](02_from_rlhf_to_dpo.ipynb) for why this loss, and
 # a first look at [03 · Preference data](03_preference_data.ipynb). Measured on two CPU
-# cores with `nano`: about 50 seconds and 1.2 GB of memory.
+# cores with `nano`: about two minutes on one thread and 1.2 GB of memory.
 #
 # Back: [03 · Preference data](03_preference_data.ipynb) · Next: 05 · DPO with TRL (in
 # preparation)
