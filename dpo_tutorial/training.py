@@ -7,10 +7,9 @@ eval mode: dropout would make it differ from its own reference at the first step
 from __future__ import annotations
 
 import math
-import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,19 +21,12 @@ from torch.optim import AdamW
 from tqdm.auto import trange
 from transformers import get_linear_schedule_with_warmup
 
+from . import written_whole
 from .data import collate, tokenize_pair
-from .losses import compute_log_probs, dpo_loss
+from .losses import IGNORE, compute_log_probs, dpo_loss
+from .models import shuffled
 
 _STATEFUL = ("model", "adam", "schedule")
-
-
-def shuffled(n: int, seed: int, start: int = 0) -> Iterator[int]:
-    """Indices below `n` for ever, each epoch reordered; skips the first `start`."""
-    epoch, skip = divmod(start, n)
-    while True:
-        generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
-        yield from torch.randperm(n, generator=generator).tolist()[skip:]
-        epoch, skip = epoch + 1, 0
 
 
 @dataclass(eq=False)
@@ -46,8 +38,10 @@ class TinyDPOTrainer:
     Either way its log-probabilities are computed once, ahead. A step takes
     `accumulation` batches of `batch_size` pairs; `history` gets a row a step and, every
     `eval_every` steps, one of `eval_*` over `eval_rows`; `on_log` is called with each.
-    Raises ValueError for bad rows, before any step; RuntimeError if the first margins
-    are not zero; FloatingPointError if the loss is not finite.
+    `average_log_probs` divides log-probs by the responses' tokens before the loss, and
+    `loss` takes `dpo_loss`'s place: four (B,) log-probs in, its three tensors out.
+    Raises ValueError for bad rows, before any step; RuntimeError if the first
+    log-ratios are not zero; FloatingPointError if the loss is not finite.
     """
 
     model: Any
@@ -65,6 +59,8 @@ class TinyDPOTrainer:
     warmup: float = 0.1
     max_grad_norm: float = 1.0
     max_length: int | None = None
+    average_log_probs: bool = False
+    loss: Callable[..., tuple[Tensor, Tensor, Tensor]] | None = None
     eval_rows: Sequence = ()
     eval_every: int = 0
     seed: int = 0
@@ -76,24 +72,23 @@ class TinyDPOTrainer:
         if not len(self.rows):
             raise ValueError("0 rows: expected at least one preference pair")
         self.model.eval()
-        frozen = self.reference or self.model
-        self.train_ids, self.train_reference = self._prepare(self.rows, frozen)
-        self.eval_ids, self.eval_reference = self._prepare(self.eval_rows, frozen)
-        if frozen is not self.model:
-            frozen.requires_grad_(False)
+        if self.reference is not None:
+            self.reference.eval().requires_grad_(False)
+        self.train_ids, self.train_reference = self._prepare(self.rows)
+        self.eval_ids, self.eval_reference = self._prepare(self.eval_rows)
         self.trainable = [p for p in self.model.parameters() if p.requires_grad]
-        options = {"lr": self.learning_rate, "eps": self.adam_epsilon}
-        self.adam = AdamW(self.trainable, **options, weight_decay=0.0)
+        options = {"eps": self.adam_epsilon, "weight_decay": 0.0}
+        self.adam = AdamW(self.trainable, lr=self.learning_rate, **options)
         warm = math.ceil(self.warmup * self.steps)
         self.schedule = get_linear_schedule_with_warmup(self.adam, warm, self.steps)
         self.history: list[dict[str, float]] = []
         self.step = 0
 
     @torch.no_grad()
-    def _prepare(self, rows: Sequence, frozen) -> tuple[list[dict], Tensor]:
+    def _prepare(self, rows: Sequence) -> tuple[list[dict], Tensor]:
         """Token ids, and the reference's log-probs of chosen and rejected: (n, 2)."""
         ids = [tokenize_pair(row, self.tokenizer, self.max_length) for row in rows]
-        frozen.eval()
+        frozen = self.reference or self.model
         batches = [collate(b, self.tokenizer.pad_token_id) for b in self._batches(ids)]
         logps = [compute_log_probs(frozen, **b).cpu().view(2, -1).T for b in batches]
         return ids, torch.cat([torch.empty(0, 2), *logps])
@@ -108,14 +103,7 @@ class TinyDPOTrainer:
         order = shuffled(len(self.train_ids), self.seed, done)
         last = min(until or self.steps, self.steps)
         for step in trange(self.step + 1, last + 1, desc="DPO", leave=False):
-            parts = []
-            for _ in range(self.accumulation):
-                picked = list(islice(order, self.batch_size))
-                rows = [self.train_ids[i] for i in picked]
-                metrics = self._metrics(rows, self.train_reference[picked])
-                self._check(step, metrics)
-                (metrics["loss"].mean() / self.accumulation).backward()
-                parts.append({name: value.detach() for name, value in metrics.items()})
+            parts = [self._backward(step, order) for _ in range(self.accumulation)]
             updates = self._update()
             self.step, logs = step, [{**_mean(parts), **updates}]
             if self.eval_every and step % self.eval_every == 0:
@@ -125,6 +113,15 @@ class TinyDPOTrainer:
                 if self.on_log:
                     self.on_log(self.history[-1])
         return self.history
+
+    def _backward(self, step: int, order: Iterator[int]) -> dict[str, Tensor]:
+        """Add the next batch's gradients; its metrics, detached."""
+        picked = list(islice(order, self.batch_size))
+        rows = [self.train_ids[i] for i in picked]
+        metrics = self._metrics(rows, self.train_reference[picked])
+        self._check(step, metrics, self.train_reference[picked, 0])
+        (metrics["loss"].mean() / self.accumulation).backward()
+        return {name: value.detach() for name, value in metrics.items()}
 
     def _update(self) -> dict[str, float]:
         """One optimiser step on the gradients at hand."""
@@ -146,9 +143,14 @@ class TinyDPOTrainer:
         """Loss, with its gradient, and metrics of a batch: each (B,)."""
         batch = collate(rows, self.tokenizer.pad_token_id)  # (2B, T)
         chosen, rejected = compute_log_probs(self.model, **batch).chunk(2)  # (B,) each
-        references = reference.to(chosen.device).unbind(1)  # (B,) each
-        settings = (self.beta, self.label_smoothing, self.loss_type)
-        losses, won, lost = dpo_loss(chosen, rejected, *references, *settings)
+        logps = [chosen, rejected, *reference.to(chosen.device).unbind(1)]  # (B,) each
+        if self.average_log_probs:
+            counts = (batch["labels"] != IGNORE).sum(1).to(chosen.device).chunk(2)
+            logps = [x / n for x, n in zip(logps, counts * 2, strict=True)]
+        options = {
+            k: getattr(self, k) for k in ("beta", "label_smoothing", "loss_type")
+        }
+        losses, won, lost = (self.loss or partial(dpo_loss, **options))(*logps)
         return {
             "loss": losses,
             "rewards/chosen": won,
@@ -159,19 +161,19 @@ class TinyDPOTrainer:
             "logps/rejected": rejected,
         }
 
-    def _check(self, step: int, metrics: dict[str, Tensor]) -> None:
+    def _check(self, step: int, metrics: dict[str, Tensor], reference: Tensor) -> None:
         """Stop before an update that would go wrong."""
-        loss, margin = metrics["loss"].mean(), metrics["rewards/margins"].abs().max()
-        if not torch.isfinite(loss):
-            remedy = "lower the learning rate"
-            raise FloatingPointError(f"the loss is {loss} at step {step}: {remedy}")
-        if step == 1 and self.reference is None and margin > 1e-3:
+        gap = (metrics["logps/chosen"].detach().cpu() - reference).abs().max()
+        if not torch.isfinite(loss := metrics["loss"].mean()):
+            seen = f"the loss is {loss} at step {step}"
+            raise FloatingPointError(f"{seen}: lower the learning rate")
+        if step == 1 and self.reference is None and gap > 1e-2:
             remedy = "the policy differs from its own reference; is dropout on?"
-            raise RuntimeError(f"the first margins reach {margin}, not 0: {remedy}")
+            raise RuntimeError(f"the first log-ratios reach {gap}, not 0: {remedy}")
 
     def _settings(self) -> dict[str, Any]:
-        values = ((f.name, getattr(self, f.name)) for f in fields(self))
-        return {k: v for k, v in values if isinstance(v, (int, float, str))}
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {k: v for k, v in values.items() if isinstance(v, (int, float, str))}
 
     def save(self, folder: str | Path) -> None:
         """Write what `resume` needs to `folder`/state.pt, whole or not at all."""
@@ -179,10 +181,8 @@ class TinyDPOTrainer:
         state["settings"] = self._settings()
         state["references"] = [self.train_reference, self.eval_reference]
         state["progress"] = [self.step, self.history]
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            torch.save(state, Path(scratch) / "state.pt")
-            os.replace(Path(scratch) / "state.pt", Path(folder) / "state.pt")
+        with written_whole(Path(folder) / "state.pt") as scratch:
+            torch.save(state, scratch)
 
     def resume(self, folder: str | Path) -> None:
         """Take up the run `save` left in `folder`; ValueError if it was another one."""

@@ -20,7 +20,7 @@ MUTANTS = [
     (
         "1: beta the wrong way round",
         "losses",
-        [("F.logsigmoid(beta * h)", "F.logsigmoid(h / beta)")],
+        [("-F.logsigmoid(beta * h)", "-F.logsigmoid(h / beta)")],
         "test_losses.py",
     ),
     (
@@ -37,13 +37,13 @@ MUTANTS = [
     (
         "2: rewards without beta",
         "losses",
-        [("(beta * chosen_ratio).detach()", "chosen_ratio.detach()")],
+        [("(beta * rho_w).detach()", "rho_w.detach()")],
         "test_losses.py",
     ),
     (
         "3: IPO multiplies by beta before it squares",
         "losses",
-        [("(h - 1 / (2 * beta)) ** 2", "(beta * h - 1 / (2 * beta)) ** 2")],
+        [("(h - 1 / (2 * tau)) ** 2", "(tau * h - 1 / (2 * tau)) ** 2")],
         "test_losses.py",
     ),
     (
@@ -92,7 +92,7 @@ MUTANTS = [
     (
         "11: dropout on",
         "training",
-        [("self.model.eval()", "self.model.train()"), ("frozen.eval()", "frozen")],
+        [("self.model.eval()", "self.model.train()")],
         "test_training.py",
     ),
     (

@@ -34,7 +34,7 @@ def test_dropout_in_the_config_does_not_move_the_first_loss(
 def test_dropout_switched_on_by_hand_is_noticed(tiny_model, tokenizer, rows):
     trainer = TinyDPOTrainer(tiny_model(dropout=0.5), tokenizer, rows, batch_size=4)
     trainer.model.train()
-    with pytest.raises(RuntimeError, match="first margins reach"):
+    with pytest.raises(RuntimeError, match="first log-ratios reach"):
         trainer.train()
     assert trainer.history == []
 
