@@ -23,6 +23,8 @@ from .evaluation import sample_batch
 from .losses import IGNORE, compute_log_probs
 from .reviews import Annotator, gold_reward, parse, preference_pairs, prompts
 
+_MODULES = ("data", "evaluation", "grammar", "losses", "models", "reviews", "training")
+
 
 def run_all(
     function: Callable[..., Any], settings: Sequence[Mapping[str, Any]]
@@ -52,10 +54,13 @@ def _run_one(function: Callable, settings: Mapping[str, Any], path: Path) -> Non
 
 @cache
 def _code() -> str:
-    """A hash of what every run depends on: the package and `nano`."""
-    files = [*Path(__file__).parent.glob("*.py"), *data_path("nano").iterdir()]
-    files = [*sorted(files), data_path("lexicon.json")]
-    return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()
+    """A hash of what every run depends on: the package's code and `nano`."""
+    files = [Path(__file__).with_name(f"{name}.py") for name in _MODULES]
+    files += [data_path("lexicon.json"), *sorted(data_path("nano").iterdir())]
+    content = (
+        b"".join(f.read_bytes() for f in files) + inspect.getsource(measure).encode()
+    )
+    return hashlib.sha256(content).hexdigest()
 
 
 @torch.no_grad()
