@@ -297,10 +297,10 @@ plt.show()
 # | [02 · From RLHF to DPO](02_from_rlhf_to_dpo.ipynb) | derive DPO, each step checked by a cell |
 # | [03 · Preference data](03_preference_data.ipynb) | load, check, split and tokenise preference data |
 # | [04 · DPO from scratch](04_dpo_from_scratch.ipynb) | write the trainer, and trust it |
-# | 05 · DPO with TRL | train with the standard library, and know that it agrees |
-# | 06 · Monitoring | read the curves and diagnose a run |
-# | 07 · Beta | choose beta on a frontier of reward against KL |
-# | 08 · Variants | choose among IPO, KTO, ORPO, SimPO and others |
+# | [05 · DPO with TRL](05_dpo_with_trl.ipynb) | train with the standard library, and know that it agrees |
+# | [06 · Monitoring](06_monitoring.ipynb) | read the curves and diagnose a run |
+# | [07 · Beta](07_beta.ipynb) | choose beta on a frontier of reward against KL |
+# | [08 · Variants](08_variants.ipynb) | choose among IPO, KTO, ORPO, SimPO and others |
 # | 09 · Evaluation | judge a model so that a sceptic accepts it |
 # | 10 · Recipes | run AI feedback and iterative DPO end to end |
 # | 11 · Failure modes | recognise each failure and repair it |

@@ -19,8 +19,8 @@
 # a first look at [03 · Preference data](03_preference_data.ipynb). Measured on two CPU
 # cores with `nano`: about two minutes on one thread and 1.2 GB of memory.
 #
-# Back: [03 · Preference data](03_preference_data.ipynb) · Next: 05 · DPO with TRL (in
-# preparation)
+# Back: [03 · Preference data](03_preference_data.ipynb) · Next:
+# [05 · DPO with TRL](05_dpo_with_trl.ipynb)
 
 # %%
 # In Colab this installs the course and leaves torch as it is; elsewhere, nothing.
@@ -351,7 +351,7 @@ for side, start in zip(("chosen", "rejected"), then.tolist(), strict=True):
 # %% [markdown]
 # Where the chosen responses, too, have become less probable, you see **likelihood
 # displacement**: usual in DPO, and no sign of a bug by itself. Their probability has
-# gone to responses that are in neither column. Notebook 06 will be about it.
+# gone to responses that are in neither column. Notebook 06 is about it.
 
 # %% [markdown]
 # ## Did the policy get better?
@@ -499,8 +499,7 @@ assert strict_kl.mean < kls[1].mean
 
 # %% [markdown]
 # Closer, and with less reward, on this one seed. Beta is the price of leaving the
-# reference; notebook 07 will draw the whole
-# frontier. Higher beta means *less* change, which many a tutorial has the wrong way
+# reference; notebook 07 draws the whole frontier. Higher beta means *less* change, which many a tutorial has the wrong way
 # round.
 #
 # ## Cut in two
