@@ -47,6 +47,92 @@ MUTANTS = [
         "test_losses.py",
     ),
     (
+        "3: log-probs averaged where the sums were asked for",
+        "training",
+        [("if self.average_log_probs:", "if True:")],
+        "test_variants_training.py",
+    ),
+    (
+        "4: Psi is the identity in DPO's place",
+        "losses",
+        [
+            (
+                "right, wrong = -F.logsigmoid(beta * h), -F.logsigmoid(-beta * h)",
+                "right, wrong = -beta * h, beta * h",
+            )
+        ],
+        "test_losses.py",
+    ),
+    (
+        "4: Psi is the log odds in IPO's place",
+        "losses",
+        [("losses = ipo_loss(h, tau=beta)", "losses = right")],
+        "test_losses.py",
+    ),
+    (
+        "5: KTO's reference point is not clamped",
+        "losses",
+        [(".mean().detach().clamp(min=0)", ".mean().detach()")],
+        "test_losses.py",
+    ),
+    (
+        "5: KTO's reference point is not detached",
+        "losses",
+        [(".mean().detach().clamp(min=0)", ".mean().clamp(min=0)")],
+        "test_losses.py",
+    ),
+    (
+        "5: KTO's reference point is the mean of the batch's own log-ratios",
+        "losses",
+        [
+            (
+                "gain = beta * (policy_logps - reference_logps - reference_point)",
+                "rho = policy_logps - reference_logps\n"
+                "    gain = beta * (rho - rho.mean().detach())",
+            )
+        ],
+        "test_losses.py",
+    ),
+    (
+        "5: KTO takes a batch of one",
+        "losses",
+        [("if len(policy_logps) < 2:", "if False:")],
+        "test_losses.py",
+    ),
+    (
+        "6: ORPO subtracts log-probs, not log odds",
+        "losses",
+        [
+            (
+                "_log_odds(chosen_logps) - _log_odds(rejected_logps)",
+                "chosen_logps - rejected_logps",
+            )
+        ],
+        "test_losses.py",
+    ),
+    (
+        "6: ORPO's log(1 - p) is not stable",
+        "losses",
+        [
+            (
+                "torch.log(-torch.expm1(logps.clamp(max=-1e-6)))",
+                "torch.log(1 - logps.exp())",
+            )
+        ],
+        "test_losses.py",
+    ),
+    (
+        "7: SimPO's gamma times beta",
+        "losses",
+        [
+            (
+                "(chosen_logps - rejected_logps) - gamma)",
+                "(chosen_logps - rejected_logps - gamma))",
+            )
+        ],
+        "test_losses.py",
+    ),
+    (
         "8: prompt and response tokenised together",
         "data",
         [
@@ -144,6 +230,35 @@ MUTANTS = [
         "test_data.py",
     ),
     (
+        "13: averages count the prompt's tokens",
+        "training",
+        [('(batch["labels"] != IGNORE).sum(1)', 'batch["attention_mask"].sum(1)')],
+        "test_variants_training.py",
+    ),
+    (
+        "17: label smoothing is ignored by sigmoid",
+        "losses",
+        [("losses = (1 - eps) * right + eps * wrong", "losses = right")],
+        "test_losses.py",
+    ),
+    (
+        "17: label smoothing is ignored by the other losses, without a word",
+        "losses",
+        [
+            (
+                'if label_smoothing and loss_type not in ("sigmoid", "robust"):',
+                "if False:",
+            )
+        ],
+        "test_losses.py",
+    ),
+    (
+        "18: logged log-probs are averages",
+        "training",
+        [('"logps/chosen": chosen,', '"logps/chosen": logps[0],')],
+        "test_variants_training.py",
+    ),
+    (
         "20: rows are split, not prompts",
         "data",
         [("keys = [", "keys = [str(i) for i, _ in enumerate(texts)]\n    _ = [")],
@@ -165,17 +280,21 @@ def mutated(folder: Path, module: str, replacements: list) -> Path:
     return folder
 
 
-# One process imports torch once, then forks for each copy; prints pytest's statuses.
+# One process imports what is slow once, then forks for each copy; prints pytest's
+# statuses. Plugins are left out: nbmake's import takes longer than the tests.
 RUNNER = """
 import json, os, sys
-import pytest, torch, transformers
+import pytest, torch
+from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import get_linear_schedule_with_warmup
+plugins = [word for name in ("cacheprovider", "xdist", "nbmake", "anyio")
+           for word in ("-p", "no:" + name)]
 for folder, tests in json.loads(sys.stdin.read()):
     child = os.fork()
     if child == 0:
         sys.path.insert(0, folder)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
-        os._exit(pytest.main([*options, tests]))
+        os._exit(pytest.main(["-x", "-q", *plugins, tests]))
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
