@@ -1,7 +1,6 @@
 """Many small runs: settings in, measurements out, in parallel, cached under `build/`.
 
-A sweep is a function, such as `dpo_run`, and a list of settings. What it measures is
-kept by the settings and by the code, so that a second execution only reads it.
+A sweep is a function, such as `dpo_run`, and a list of settings.
 """
 
 from __future__ import annotations
@@ -10,19 +9,25 @@ import copy
 import hashlib
 import inspect
 import os
+import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import joblib
+import pandas as pd
 import torch
 
 from . import build_dir, data_path, written_whole
-from .evaluation import sample_batch
+from .evaluation import mean_interval, sample_batch
 from .losses import IGNORE, compute_log_probs
 from .reviews import Annotator, gold_reward, parse, preference_pairs, prompts
 
+_MEASURED = ("gold", "kl", "words", "repeated", "parses")
+_ON_PAIRS = {"accuracy": "eval_rewards/accuracies", "loss": "eval_loss"}
 _MODULES = ("data", "evaluation", "grammar", "losses", "models", "reviews", "training")
 
 
@@ -31,25 +36,46 @@ def run_all(
 ) -> list[Any]:
     """`function(**s)` for each s of `settings`, in order; a process to a core.
 
-    Each result is kept under `build/runs` when it is there, so that an interrupted
-    sweep goes on where it was. The key is the function's source, its settings, the
-    package's code and the weights of `nano`: to change any of them is another run. A
-    helper that `function` calls and that is not the package's is not part of it.
+    Each result is kept under `build/runs` at once: an interrupted sweep goes on where
+    it was. The key is the settings, the source of the function and of those of its
+    module that it names, the package's code and `nano`'s weights; no global variable.
+
+    Raises ValueError, before any run, for settings that the function does not take;
+    RuntimeError for a run that fails.
     """
-    text = inspect.getsource(function)
-    keys = [joblib.hash([_code(), text, dict(s)]) for s in settings]
-    paths = [build_dir() / "runs" / f"{key}.joblib" for key in keys]
-    missing = [(p, s) for p, s in zip(paths, settings, strict=True) if not p.exists()]
+    for row in settings:
+        _check(function, row)
+    paths = [build_dir() / "runs" / f"{_key(function, row)}.joblib" for row in settings]
+    missing = {p: s for p, s in zip(paths, settings, strict=True) if not p.exists()}
     pool = joblib.Parallel(n_jobs=max(1, min(len(missing), os.cpu_count() or 1)))
-    pool(joblib.delayed(_run_one)(function, s, p) for p, s in missing)
+    with warnings.catch_warnings():  # loky replaces a process that has grown
+        warnings.filterwarnings("ignore", "A worker stopped", UserWarning)
+        pool(joblib.delayed(_run_one)(function, s, p) for p, s in missing.items())
     return [joblib.load(path) for path in paths]
+
+
+def _check(function: Callable, settings: Mapping[str, Any]) -> None:
+    try:
+        (expected := inspect.signature(function)).bind(**settings)
+    except TypeError as error:
+        seen = f"{function.__name__} cannot take {dict(settings)}: {error}"
+        raise ValueError(f"{seen}; expected {expected}: mend the settings") from None
 
 
 def _run_one(function: Callable, settings: Mapping[str, Any], path: Path) -> None:
     torch.set_num_threads(1)  # the processes share the cores between them
-    result = function(**settings)
+    try:
+        result = function(**settings)
+    except Exception as error:
+        seen = f"{function.__name__} failed with {dict(settings)}: {error!r}"
+        raise RuntimeError(f"{seen}; mend it, done runs are kept") from error
     with written_whole(path) as scratch:
         joblib.dump(result, scratch)
+
+
+def _key(function: Callable, settings: Mapping[str, Any]) -> str:
+    named = {k: _source(v) if inspect.isfunction(v) else v for k, v in settings.items()}
+    return joblib.hash([_code(), _source(function), named])
 
 
 @cache
@@ -57,10 +83,17 @@ def _code() -> str:
     """A hash of what every run depends on: the package's code and `nano`."""
     files = [Path(__file__).with_name(f"{name}.py") for name in _MODULES]
     files += [data_path("lexicon.json"), *sorted(data_path("nano").iterdir())]
-    content = (
-        b"".join(f.read_bytes() for f in files) + inspect.getsource(measure).encode()
-    )
-    return hashlib.sha256(content).hexdigest()
+    return hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()
+
+
+def _source(function: Callable, known: frozenset[str] = frozenset()) -> str:
+    """Source of a function and, recursively, of those of its module that it names."""
+    text, known = inspect.getsource(function), known | {function.__name__}
+    for name in sorted(set(re.findall(r"\w+", text)) - known):
+        used = inspect.unwrap(function.__globals__.get(name))
+        if inspect.isfunction(used) and used.__module__ == function.__module__:
+            text += _source(used, known)
+    return text
 
 
 @torch.no_grad()
@@ -118,3 +151,50 @@ def dpo_run(
     result = measure(trainer.model, reference, tokenizer, prompts("held_out"), seed)
     result |= {f"eval_{name}": value for name, value in trainer.evaluate().items()}
     return result | {"history": trainer.history}
+
+
+def beta_sweep_analysis(
+    betas: Sequence[float] = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0),
+    seeds: Sequence[int] = (1, 2, 3),
+    **settings,
+) -> pd.DataFrame:
+    """Train `nano` by `dpo_run` at each beta with each seed: `summary`'s table.
+
+    Adam's epsilon (0.01 beta) and the norm of clipping (10 beta) go with beta, so that
+    it changes the goal and not the size of a step. `settings` are `dpo_run`'s others.
+    """
+    grid = [
+        {"beta": b, "seed": s, "adam_epsilon": 0.01 * b, "max_grad_norm": 10 * b}
+        | settings
+        for b, s in product(betas, seeds)
+    ]
+    return summary(grid, run_all(dpo_run, grid))
+
+
+def summary(settings: Sequence[Mapping], results: Sequence[Mapping]) -> pd.DataFrame:
+    """A row a run: its settings, then what came of it.
+
+    `measure`'s, averaged over prompts, and `accuracy` and `loss` on held-out pairs.
+    """
+    table = pd.DataFrame(list(settings))
+    for name in _MEASURED:
+        table[name] = [sum(r[name]) / len(r[name]) for r in results]
+    for name, metric in _ON_PAIRS.items():
+        table[name] = [r.get(metric) for r in results]
+    return table.dropna(axis="columns", how="all")
+
+
+def with_intervals(runs: pd.DataFrame, by: str = "beta") -> pd.DataFrame:
+    """`mean_interval` over the runs at each value of `by`, for each measurement."""
+    names = [name for name in (*_MEASURED, *_ON_PAIRS) if name in runs]
+    return runs.groupby(by)[names].agg(lambda column: mean_interval(column.tolist()))
+
+
+def choose_beta(runs: pd.DataFrame, reward: str = "gold") -> float:
+    """The largest beta whose mean `reward` is within a standard error of the best.
+
+    So of equals the nearest to the reference; Breiman et al. (1984) prune trees so.
+    """
+    found = runs.groupby("beta")[reward].agg(["mean", "sem"])
+    best = found.loc[found["mean"].idxmax()]
+    return float(found.index[found["mean"] >= best["mean"] - best["sem"]].max())

@@ -46,7 +46,7 @@ from dpo_tutorial.reviews import load_sft_model, preference_pairs
 
 seed_everything(0)
 reference, tokenizer = load_sft_model()
-steps, size = 20, 16 if reference.num_parameters() < 5e6 else 4
+steps, size = 20, 8 if reference.num_parameters() < 5e6 else 4
 pairs = preference_pairs(steps * size, seed=1)
 print(*(f"{name} {version(name)}" for name in ("trl", "transformers", "peft")))
 print(f"{reference.num_parameters() / 1e6:.1f}M parameters, {steps} x {size} pairs")
