@@ -318,7 +318,7 @@ log_table.loc[steps, shown].dropna().iloc[[0, len(steps) // 2, -1]].round(3)
 
 # %% [markdown]
 # The first loss is ln 2 for every seed. Over the run the margin grows; look at the
-# fourth panel, the log-probabilities, before you rejoice.
+# lowest panel, the log-probabilities, before you rejoice.
 
 # %%
 import matplotlib.pyplot as plt
@@ -331,10 +331,10 @@ plot_dpo_training_metrics(runs[1].history)
 plt.show()
 
 # %% [markdown]
-# *Figure: four panels over the steps of one run. The loss falls from ln 2; rewards of
-# chosen responses fall a little and of rejected ones far more, so the margin grows;
-# accuracy climbs above one half; log-probabilities of both fall, the rejected ones'
-# further. Dots, on held-out pairs, follow the lines.*
+# *Figure: five panels over the steps of one run. The loss falls from ln 2 and the margin
+# grows from zero; rewards of chosen responses fall a little and of rejected ones far
+# more; accuracy climbs above one half; below, log-probabilities of both fall, the
+# rejected ones' further. Dots, on held-out pairs, follow the lines.*
 #
 # That accuracy starts at nearly 0 is no mistake: up to rounding the margins are still
 # zero, and a tie does not count as a win.
