@@ -134,7 +134,8 @@ def _wrong_reference(s: Signs) -> tuple[float, str]:
     off, first = abs(s["first loss"] - log(2)), s["first reward"]
     text = f"step {s['first step']:.0f}: loss {s['first loss']:.4f}, ln 2 is 0.6931"
     if s["first step"] > 1:
-        return min(0.55, _ramp(off, 0.1, 0.5)), f"{text}; unsure, as it is not step 1"
+        above = _ramp(s["first loss"] - log(2), 0.15, 0.5)
+        return min(0.55, above), f"{text}; unsure, as it is not step 1"
     if isfinite(first):  # other losses than DPO's do not start at ln 2
         text = f"{text}; rewards up to {first:.2g}, not 0"
     return _ramp(log10((first if isfinite(first) else off / 10) + 1e-9), -3, -2), text

