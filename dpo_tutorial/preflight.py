@@ -148,14 +148,13 @@ def _reference(model, reference, trl: bool) -> Finding:
     """Whether the reference is there and can stay what it is (traps 15 and 16)."""
     if reference is None:
         path = getattr(model.config, "_name_or_path", "")
-        fine = (
-            f"none given: a copy of the policy, which TRL loads from {Path(path).name}"
-        )
+        fine = f"a copy of the policy, which TRL loads from {Path(path).name}"
         if peft := isinstance(model, PeftModel):
-            fine = "none given: the policy, adapters off or by its adapter 'ref'"
+            fine = "the policy, adapters off or by its adapter 'ref'"
         todo = "save the model and load it from there, or give TRL a ref_model"
         seen, lost = "none, and no path to load it from", not (path or peft or trl)
-        return verdict("reference", fine, (lost, "warning", seen, todo))
+        lost = (lost, "warning", seen, todo)
+        return verdict("reference", f"none given: {fine}", lost)
     moving = {p.data_ptr() for p in model.parameters() if p.requires_grad} - {0}
     shared = any(p.data_ptr() in moving for p in reference.parameters())
     asks = not trl and any(p.requires_grad for p in reference.parameters())
@@ -179,10 +178,11 @@ def _weights(model, reference) -> Iterator[Finding]:
     todo = "merge_and_unload() the SFT adapter first, then add a new one"
     seen = "trained already: with adapters off the reference is the base without them"
     base = (bare, "error", seen, todo)
+    loaded = getattr(inner := model.get_base_model(), "_hf_peft_config_loaded", False)
+    over = (loaded, "error", "put over one that the model had: it is lost", todo)
     todo = "either get_peft_model or the trainer's peft_config, not both"
-    double = isinstance(model.get_base_model(), PeftModel)
-    twice = (double, "error", "put on twice", todo)
-    yield verdict("adapters", ", ".join(model.peft_config), twice, base)
+    twice = (isinstance(inner, PeftModel), "error", "put on twice", todo)
+    yield verdict("adapters", ", ".join(model.peft_config), twice, over, base)
 
 
 def _dtype(model, reference, bf16: bool | None) -> Finding:

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -170,16 +171,46 @@ MUTANTS = [
         "test_data.py",
     ),
     (
+        "9: preflight passes an EOS that is there and not scored",
+        "findings",
+        [("_eos(ids, mask & scored, tokenizer)", "_eos(ids, mask, tokenizer)")],
+        "test_preflight.py::test_eos_missing_twice_or_lost_to_the_mask",
+    ),
+    (
+        "9: preflight passes EOS twice",
+        "findings",
+        [("int((counts > 1).sum())", "0")],
+        "test_preflight.py::test_eos_missing_twice_or_lost_to_the_mask",
+    ),
+    (
         "10: BOS twice",
         "data",
         [(" and prompt[:1] != [bos]:", ":")],
         "test_data.py",
     ),
     (
+        "10: preflight passes BOS twice",
+        "findings",
+        [("sum(start == [bos, bos] for start in starts)", "0")],
+        "test_preflight.py::test_bos_twice",
+    ),
+    (
         "11: dropout on",
         "training",
         [("self.model.eval()", "self.model.train()")],
         "test_training.py",
+    ),
+    (
+        "11: preflight takes the first loss with dropout off",
+        "preflight",
+        [("(noisy, quiet) if trains else (quiet, noisy)", "(quiet, noisy)")],
+        "test_preflight.py::test_dropout",
+    ),
+    (
+        "11: preflight forgets that TRL puts the policy in train mode",
+        "preflight",
+        [('model.training or "completion_mask" in given', "model.training")],
+        "test_preflight.py::test_dropout",
     ),
     (
         "12: padding scored",
@@ -192,6 +223,12 @@ MUTANTS = [
             )
         ],
         "test_data.py",
+    ),
+    (
+        "12: preflight passes padding that is scored",
+        "findings",
+        [("pads, todo = int((scored & ~mask).sum()),", "pads, todo = 0,")],
+        "test_preflight.py::test_padding_scored",
     ),
     (
         "12: left padding without position ids",
@@ -236,6 +273,58 @@ MUTANTS = [
         "test_variants_training.py",
     ),
     (
+        "15: preflight's reference has the adapters on",
+        "preflight",
+        [
+            (
+                "with nullcontext() if frozen else model.disable_adapter():",
+                "with nullcontext():",
+            )
+        ],
+        "test_preflight.py::test_lora",
+    ),
+    (
+        "15: preflight passes a trained adapter that the reference is without",
+        "preflight",
+        [("bare = moved and", "bare = False and")],
+        "test_preflight.py::test_lora",
+    ),
+    (
+        "15: preflight passes adapters put on twice",
+        "preflight",
+        [("(isinstance(inner, PeftModel), ", "(False, ")],
+        "test_preflight.py::test_lora_put_on_twice",
+    ),
+    (
+        "15: preflight passes adapters put over one that is lost by it",
+        "preflight",
+        [("over = (loaded, ", "over = (False, ")],
+        "test_preflight.py::test_lora_put_over_an_adapter_that_was_loaded",
+    ),
+    (
+        "15: preflight passes the adapters' own base as the reference",
+        "preflight",
+        [
+            (
+                "any(p.data_ptr() in moving for p in reference.parameters())",
+                "reference is model",
+            )
+        ],
+        "test_preflight.py::test_the_base_of_a_lora_model_is_no_reference",
+    ),
+    (
+        "16: preflight passes a model with no path and no reference",
+        "preflight",
+        [("not (path or peft or trl)", "False")],
+        "test_preflight.py::test_reference_without_a_path",
+    ),
+    (
+        "16: stage 1 comes back under the name of the model before it",
+        "reviews",
+        [("return load_model(str(folder))", "return model, tokenizer")],
+        "test_trl_behaviour.py::test_stage_1_comes_back_under_a_name_that_leads_to_it",
+    ),
+    (
         "17: label smoothing is ignored by sigmoid",
         "losses",
         [("losses = (1 - eps) * right + eps * wrong", "losses = right")],
@@ -259,10 +348,45 @@ MUTANTS = [
         "test_variants_training.py",
     ),
     (
+        "19: a margin that grows excuses any fall of the chosen",
+        "diagnosis",
+        [
+            (
+                'return confidence * (s["margins"] > 0)',
+                'return confidence * (s["margins"] < 0)',
+            )
+        ],
+        "test_monitoring.py::test_displacement_is_named_only_past_a_threshold",
+    ),
+    (
+        "19: every fall of the chosen is called displacement",
+        "diagnosis",
+        [('max(9.0, 0.25 * s["start"]), 1, 2)', 'max(9.0, 0.25 * s["start"]), 0, 1)')],
+        "test_monitoring.py::test_displacement_is_named_only_past_a_threshold",
+    ),
+    (
         "20: rows are split, not prompts",
         "data",
         [("keys = [", "keys = [str(i) for i, _ in enumerate(texts)]\n    _ = [")],
         "test_data.py",
+    ),
+    (
+        "21: preflight counts emulated bf16",
+        "preflight",
+        [("is_bf16_supported(including_emulation=False)", "is_bf16_supported()")],
+        "test_preflight.py::test_bf16_by_imitation",
+    ),
+    (
+        "21: preflight passes bf16 weights that are trained",
+        "preflight",
+        [('(half, "warning", f"trained', '(False, "warning", f"trained')],
+        "test_preflight.py::test_dtypes",
+    ),
+    (
+        "21: stage 1 leaves bf16 as TRL has it, on",
+        "reviews",
+        [("            bf16=False,\n", "")],
+        "test_trl_behaviour.py::test_stage_1_computes_in_32_bits",
     ),
 ]
 
@@ -281,37 +405,45 @@ def mutated(folder: Path, module: str, replacements: list) -> Path:
 
 
 # One process imports what is slow once, then forks for each copy; prints pytest's
-# statuses. Plugins are left out: nbmake's import takes longer than the tests.
+# statuses. Plugins are left out: to look for them takes longer than most tests.
 RUNNER = """
-import json, os, sys
-import pytest, torch
-from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
-from transformers import get_linear_schedule_with_warmup
-plugins = [word for name in ("cacheprovider", "xdist", "nbmake", "anyio")
-           for word in ("-p", "no:" + name)]
+import gc, json, os, sys
+import matplotlib.pyplot, pandas, pytest, rapidfuzz, scipy.stats, torch
+from datasets import Dataset
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, GPT2LMHeadModel
+from transformers import PreTrainedTokenizerFast, get_linear_schedule_with_warmup
+from trl import DPOTrainer, SFTTrainer
+gc.freeze()  # pytest collects garbage at its end, and this is a lot to look through
 for folder, tests in json.loads(sys.stdin.read()):
     child = os.fork()
     if child == 0:
         sys.path.insert(0, folder)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        os._exit(pytest.main(["-x", "-q", *plugins, tests]))
+        os._exit(pytest.main(["-x", "-q", "--assert=plain", *tests.split()]))
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+    "PYTHONDONTWRITEBYTECODE": "1",
+}
 
 
 @pytest.mark.slow
 def test_every_mutant_is_killed_and_the_unchanged_package_is_not(tmp_path):
     runs = [(name, *rest, 1) for name, *rest in MUTANTS]  # 1: some test failed
-    tests = sorted({mutant[3] for mutant in MUTANTS})
-    runs += [(f"unchanged: {test}", "losses", [], test, 0) for test in tests]
+    named = sorted({mutant[3] for mutant in MUTANTS})
+    for file, tests in groupby(named, key=lambda test: test.partition("::")[0]):
+        runs.append((f"unchanged: {file}", "losses", [], " ".join(tests), 0))
     jobs = [
-        (str(mutated(tmp_path / str(i), *run[1:3])), str(ROOT / "tests" / run[3]))
+        (str(mutated(tmp_path / str(i), *run[1:3])), run[3])
         for i, run in enumerate(runs)
     ]
     done = subprocess.run(
         [sys.executable, "-c", RUNNER],
         input=json.dumps(jobs),
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"},
+        env={**os.environ, **ENVIRONMENT},
         cwd=ROOT / "tests",
         capture_output=True,
         text=True,

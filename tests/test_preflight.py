@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
 
 from dpo_tutorial.data import collate, tokenize_pair
 from dpo_tutorial.monitoring import Findings, preflight
@@ -330,6 +331,22 @@ def test_lora_put_on_twice(sound):
     model = get_peft_model(get_peft_model(sound["model"], LORA), LORA)
     report = preflight(**sound | {"model": model, "reference": None})
     assert report.find("adapters")[1:3] == ("error", "put on twice")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_lora_put_over_an_adapter_that_was_loaded(sound, tmp_path):
+    """Trap 15 without a PeftModel inside: the first loss is ln 2, and stage 1 lost."""
+    sound["model"].save_pretrained(tmp_path / "base")
+    base = type(sound["model"]).from_pretrained(tmp_path / "base")
+    stage1 = get_peft_model(base, copy.deepcopy(LORA))  # it writes in its path
+    stage1.save_pretrained(tmp_path / "stage1")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "stage1")
+    sound |= {"model": get_peft_model(loaded, LORA), "reference": None}
+    report = preflight(**sound)
+    assert [f.check for f in report.problems] == ["adapters"]
+    assert report.find("adapters").severity == "error"
+    assert "it is lost" in report.find("adapters").seen
+    assert "merge" in report.find("adapters").remedy
 
 
 def test_the_base_of_a_lora_model_is_no_reference(sound):
