@@ -16,7 +16,8 @@
 # - launch the same run from the command line, and size a recipe for a 7B model.
 #
 # **You need** [04 · DPO from scratch](04_dpo_from_scratch.ipynb). Measured on two CPU
-# cores with `nano`: about a minute and 1.5 GB of memory; allow an hour for reading.
+# cores with `nano`: about 40 seconds and 0.8 GB of memory, or 2.2 GB where `smollm2` is
+# at hand; allow an hour for reading.
 #
 # Back: [04 · DPO from scratch](04_dpo_from_scratch.ipynb) ·
 # Next: [06 · Monitoring](06_monitoring.ipynb)
@@ -35,10 +36,11 @@ if "google.colab" in sys.modules:
 # %% [markdown]
 # ## One run, two trainers
 #
-# The run is notebook 04's, cut to 20 steps: the same model, pairs and seed. What follows
-# describes the versions printed here; TRL changes quickly, and that is one more reason
-# to check it by execution. Our trainer goes first, and leaves loss, rewards and
-# log-probabilities of every step in its history.
+# The run is notebook 04's, with fewer steps and smaller batches: the same model, seed and
+# settings, and the first of the same pairs. What follows describes the versions printed
+# here; TRL changes quickly, and that is one more reason to check it by execution. Our
+# trainer goes first, and leaves loss, rewards and log-probabilities of every step in its
+# history.
 
 # %%
 from dpo_tutorial.models import seed_everything, step_plan
@@ -78,7 +80,9 @@ rows[0]
 # %% [markdown]
 # Settings come in three groups: what makes the run the same as ours, how long it is, and
 # what keeps it quiet and on our device. (`gradient_checkpointing=None` leaves
-# checkpointing off. TRL has it on by default, which saves memory and costs time.)
+# checkpointing off. TRL has it on by default, which saves memory and costs time.) What
+# is in no group is the same on both sides by default: a beta of 0.1, a linear decay of
+# the rate, Adam's two averaging constants.
 #
 # *Predict:* which of the first group would TRL have set otherwise, and which of those
 # would you have noticed in the log? The second cell answers.
@@ -106,12 +110,13 @@ table = pd.DataFrame({"here": same, "TRL's default": defaults}, dtype=object).ma
 table[table["here"] != table["TRL's default"]]
 
 # %% [markdown]
-# None of them raises an error. A rate of 1e-6 suits large models and leaves a small one
+# None of them raises an error, and the log shows two: the rate, with its warm-up, and
+# how often a row is written. A rate of 1e-6 suits large models and leaves a small one
 # where it is; bf16 keeps two to three digits of each product; `max_length` cuts; and with
 # a log every ten steps the first number is a mean of ten losses, so that even a sound
 # run seems not to begin at ln 2.
 #
-# Every call of TRL in this notebook goes through the function below. (The filter hides
+# Every `DPOTrainer` of this notebook comes from the function below. (The filter hides
 # one warning, about an old name by which TRL asks Transformers for a property. Other
 # warnings stay.) Then comes the comparison, at every step. Losses and rewards are of
 # order one, log-probabilities are sums of many nats, and all of it is 32-bit arithmetic.
@@ -152,6 +157,7 @@ gap = pd.DataFrame({k: [abs(a[k] - b[k]) for a, b in both] for k in names})
 gap.index += 1
 print(gap.max().map("{:.1e}".format).to_string())
 print(f"largest difference over {len(gap)} steps: {gap.max().max():.1e}")
+print("first accuracy:", *(row["rewards/accuracies"] for row in both[0]))
 assert len(gap) >= 20
 assert gap.max().max() < 1e-4
 
@@ -177,8 +183,9 @@ plt.show()
 # bottom). All curves stay below a dotted line at one ten-thousandth.*
 #
 # What is left is rounding: the two sum the same numbers in different orders. One metric
-# can still differ by whole pairs, `rewards/accuracies` at the first steps: there every
-# margin is zero up to rounding, and the sign of a rounding error says who "won".
+# can still differ by whole pairs, `rewards/accuracies` at the first steps (the last line
+# printed): there every margin is zero up to rounding, and the sign of a rounding error
+# says who "won".
 #
 # ## Where TRL takes the reference from
 #
@@ -189,6 +196,7 @@ plt.show()
 from math import log as ln
 from pathlib import Path
 
+assert theirs.ref_model is not None
 assert theirs.ref_model is not theirs.model
 assert abs(log[0]["loss"] - ln(2)) < 1e-6
 print("the reference was loaded from", Path(theirs.model.config._name_or_path).name)
@@ -196,8 +204,8 @@ print("the reference was loaded from", Path(theirs.model.config._name_or_path).n
 # %% [markdown]
 # It did not copy the model that we gave it. It read `config._name_or_path` and loaded
 # **again** what is stored under that name. The two are the same only if yours has not
-# changed since. Say you did stage 1 in memory and go on with the same object; here, one
-# with the weights of the policy that was just trained.
+# changed since. Say you did stage 1 (SFT) in memory and go on with the same object;
+# here, one with the weights of the policy that was just trained.
 #
 # *Predict* the first loss of a DPO run that starts from it. (One step is enough: its
 # rate is that of the warm-up's start, zero.)
@@ -235,8 +243,9 @@ assert abs(losses(ahead)[0]["loss"] - ln(2)) < 1e-6
 
 # %% [markdown]
 # Copies deserve a warning too. To compute log-probabilities without whole logits, TRL
-# 1.16 replaces the `forward` of the model that it is given, and the replacement holds on
-# to that one model. *Predict* what a copy with all its weights set to zero answers.
+# 1.16 replaces the `forward` of the model that it is given. Called in the plain way, the
+# replacement runs the `forward` of that one model, wherever it is copied to. *Predict*
+# what a copy with all its weights set to zero answers.
 
 # %%
 import torch
@@ -256,8 +265,8 @@ def logps(model):  # (8,): of four chosen and four rejected responses, summed
 twin = copy.deepcopy(theirs.model)
 for weight in twin.parameters():
     weight.data.zero_()
-print("the trained model", logps(theirs.model)[:3].tolist())
-print("its zeroed copy  ", logps(twin)[:3].tolist())
+print("the trained model", logps(theirs.model)[:3])
+print("its zeroed copy  ", logps(twin)[:3])
 
 # %% [markdown]
 # Where the two lines agree, the copy answers with the original's weights: a frozen "old
@@ -266,10 +275,11 @@ print("its zeroed copy  ", logps(twin)[:3].tolist())
 #
 # ## LoRA
 #
-# Low-rank adapters (LoRA) leave a weight $W$ as it is and learn a correction
-# $\frac{\alpha}{r} B A$ of rank $r$ beside it. $B$ starts at zero. So at first the policy
-# *is* its base, and switching the adapters off gives the base back at any time: a
-# reference that costs nothing.
+# Full fine-tuning moves every weight. Low-rank adapters (LoRA) leave a weight $W$ as it
+# is and learn a correction $\frac{\alpha}{r} B A$ of rank $r$ beside it. $B$ starts at
+# zero. So at first the policy *is* its base, and switching the adapters off gives the
+# base back at any time: a reference that costs nothing. The library PEFT *wraps* a model
+# in such adapters, and TRL calls it when it is given a `peft_config`.
 #
 # Watch three numbers: $B$, the first loss, and the distance from the reference with the
 # adapters off. (The dropout of one half will be explained.)
@@ -300,10 +310,10 @@ assert abs(lora_log[0]["loss"] - ln(2)) < 1e-6
 assert torch.allclose(off, base, atol=1e-4)
 
 # %% [markdown]
-# The first loss is ln 2, and that in spite of the dropout: TRL sets every `nn.Dropout` to
-# zero, in adapters too, so a `lora_dropout` does nothing unless you pass
-# `disable_dropout=False`. (The rate is ten times as high as before: a small correction has
-# further to go.)
+# The first loss is ln 2, and that in spite of the dropout: TRL sets every `nn.Dropout`
+# to zero, in adapters too, so a `lora_dropout` does nothing unless you pass
+# `disable_dropout=False`. (The rate is ten times as high as before: a small correction
+# has further to go.)
 #
 # What does LoRA save? Count bytes: the weights, the gradients of what is trained, Adam's
 # two averages of them, and the second model. *Predict* the largest saving.
@@ -345,6 +355,7 @@ plt.show()
 # Adam's is the largest; with precomputed reference log-probabilities the second model is
 # gone; with LoRA little more than the weights is left.*
 #
+# The largest saving is Adam's: its two averages are kept for trained weights only.
 # Activations are not in the count: they go by batch and length, and LoRA saves few of
 # them. Nor does it make the policy's own weights smaller; 4 bits do, at the end of this
 # notebook.
@@ -378,7 +389,8 @@ assert torch.allclose(logps(twice.model), base, atol=1e-4)
 # The second wrapping gave its adapters the name of the first ones, `default`, and
 # initialised them anew. Stage 1 is gone: the run starts from the base, against the base.
 # **The first loss is ln 2 all the same**, because policy and reference are wrong
-# together; the cheapest test in the trade is blind here, and PEFT's warning the only sign.
+# together; the cheapest test in the trade is blind here, and PEFT's warning the only
+# sign.
 #
 # Had it been a `PeftModel`, PEFT's own class for a wrapped model, TRL would have refused,
 # as the next cell shows. Two ways are right. **Merge** stage 1 into the weights and put
@@ -405,13 +417,15 @@ with merged.disable_adapter():
 kept = build(wrapped, rows[:size], max_steps=1)
 copied = [p for name, p in kept.model.named_parameters() if ".ref." in name]
 print(f"kept: {list(kept.model.peft_config)}, a copy of {megabytes(copied):.2f} MB")
+assert not any(p.requires_grad for p in copied)
 against_base = dpo_loss(*stage1.chunk(2), *base.chunk(2))[0].mean()
 print(f"first loss {losses(kept)[0]['loss']:.4f}; adapters off: {against_base:.4f}")
 
 # %% [markdown]
-# The last number is what you get without that copy, when the reference is had by switching
-# all adapters off, as TRL once did (trl#1193) and your own code may still do: it compares
-# stage 1 with the model *before* stage 1. Merging is right in every version.
+# The last number, here of four pairs, is what you get without that copy, when the
+# reference is had by switching all adapters off, as TRL once did (trl#1193) and your own
+# code may still do: it compares stage 1 with the model *before* stage 1. Merging is
+# right in every version.
 #
 # ## What TRL makes of your text
 #
@@ -481,10 +495,10 @@ for limit in (None, 16, 10):
 assert read(build(copy.deepcopy(reference), [rows[0] | {"chosen": ""}])) == [1, 1]
 
 # %% [markdown]
-# EOS goes first: a cut response teaches an ending that nobody chose. Where the prompt
-# alone fills the limit, the pair is dropped without a word; compare
-# `len(trainer.train_dataset)` with your data. An empty response becomes a bare EOS, so
-# preferring it teaches silence; our `PreferencePair` refuses it.
+# EOS goes first: a cut response is scored as text that goes on, and says nothing of
+# where to stop. Where the prompt alone fills the limit, the pair is dropped without a
+# word; compare `len(trainer.train_dataset)` with your data. An empty response becomes a
+# bare EOS, so preferring it teaches silence; our `PreferencePair` refuses it.
 #
 # ## What TRL decides for you
 #
@@ -543,8 +557,8 @@ assert abs(single[0]["logps/chosen"] - base[0]) < 1e-3
 #
 # ## An instruct model and its own template
 #
-# SmolLM2-135M-Instruct speaks English and brings a template. The next cells run where it
-# is at hand, and say how to get it where it is not.
+# SmolLM2-135M-Instruct speaks English and brings a template. The first cell says whether
+# it is at hand, and how to get it; the second runs where it is.
 
 # %%
 from huggingface_hub import try_to_load_from_cache
@@ -568,7 +582,9 @@ if here:
     peft = LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM")
     spoken = build(instruct, talks, own, peft, **change, adam_epsilon=1e-8)
     assert read(spoken, own) == [1] * 4
-    print("losses", [round(row["loss"], 4) for row in losses(spoken)])
+    spoken_log = losses(spoken)
+    print("losses", [round(row["loss"], 4) for row in spoken_log])
+    assert abs(spoken_log[0]["loss"] - ln(2)) < 1e-6
 
 # %% [markdown]
 # Where it ran: the template wrote a system turn that is in no row, its end-of-turn mark
@@ -580,8 +596,9 @@ if here:
 # TRL is also a command, `trl dpo`, and a recipe holds its settings. The one below is the
 # course's for small models. In a shell you would type
 # `trl dpo --config recipes/dpo_distilgpt2.yaml`; what stands behind that replaces the
-# recipe's values. Here that is model, data and sizes, which makes it the run from above
-# once more. The model goes by its folder, the data by a folder with `train.jsonl`.
+# recipe's values. Here that is model, data, sizes, Adam's settings and the device, which
+# makes it the run from above once more. The model goes by its folder, the data by a
+# folder with `train.jsonl`.
 
 # %%
 recipe = data_path("").parent / "recipes" / "dpo_distilgpt2.yaml"
@@ -655,9 +672,10 @@ print(f"QLoRA {sizes.sum():.1f} GB; full fine-tuning {full:.0f} GB and activatio
 sizes.round(2)
 
 # %% [markdown]
-# It fits a card of 16 GB on paper; buffers and fragmentation come on top, so take 24 to
-# be at ease. Full fine-tuning would need several large cards. In this estimate the
-# weights are exact and the activations a rule of thumb.
+# On paper a card of 8 GB would do. CUDA's own share, weights unpacked for each product,
+# buffers and fragmentation come on top, so the recipe asks for 16; take 24 to be at
+# ease. Full fine-tuning would need several large cards. In this estimate the weights are
+# exact and the activations a rule of thumb.
 #
 # ## What you did
 #
@@ -679,10 +697,11 @@ sizes.round(2)
 #
 # <details><summary>Answer</summary>
 #
-# With `nano` it grows by orders of magnitude. Adam divides each gradient by its own
-# size, plus epsilon. A weight whose gradient is nothing but rounding error then takes
-# steps as long as any other's, in a direction that rounding chose, and the two trainers
-# round differently. Whether two sound programs agree is a matter of conditioning as well.
+# With `nano` it grows several times over, and the assertion below 1e-4 may stop the
+# cell. Adam divides each gradient by its own size, plus epsilon. A weight whose gradient
+# is nothing but rounding error then takes steps as long as any other's, in a direction
+# that rounding chose, and the two trainers round differently. Whether two sound programs
+# agree is a matter of conditioning as well.
 # </details>
 #
 # 2. *Find the bug.* A colleague's DPO run on top of a LoRA stage 1 begins at 0.6931 and
@@ -701,9 +720,9 @@ sizes.round(2)
 # <details><summary>Answer</summary>
 #
 # The model was changed in memory after it was loaded, so that the reloaded reference is
-# an older one; or stage-1 adapters are on in the policy and off in the reference. In both,
-# `rewards/chosen` is not zero at step one. Look at `trainer.ref_model`: a second model in
-# the first case, `None` in the second.
+# an older one; or stage-1 adapters are on in the policy and off in the reference. In
+# both, `rewards/chosen` is not zero at step one. Look at `trainer.ref_model`: a second
+# model in the first case, `None` in the second.
 # </details>
 #
 # 4. *Implementation.* Bring stage 1 to the command line: save the merged model, and run
@@ -723,8 +742,8 @@ sizes.round(2)
 # <details><summary>Answer</summary>
 #
 # The gradient of $B$ is proportional to $A x$, that of $A$ to $B^\top$ times what comes
-# back. With $B = 0$, $B$ moves at the first step and $A$ from the second. $A = 0$ with $B$
-# random would do as well; both at zero never move.
+# back. With $B = 0$, $B$ moves at the first step and $A$ from the second. $A = 0$ with
+# $B$ random would do as well; both at zero never move.
 # </details>
 #
 # ## Further reading
