@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -105,20 +106,42 @@ class MetricsRecorder(TrainerCallback):
 
 
 def _append(path: Path, row: Mapping[str, float]) -> None:
-    """Add a line, on a new one even if the last was cut short."""
+    """Add a line; a last one that was cut short makes way for it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as file:
         file.seek(max(0, file.seek(0, 2) - 1))
-        start = b"" if file.read() in (b"", b"\n") else b"\n"
-        file.write(start + json.dumps(row).encode() + b"\n")
+        if file.read() not in (b"", b"\n"):
+            file.seek(0)
+            whole, newline, last = file.read().rpartition(b"\n")
+            if _row(last) is None:
+                file.truncate(len(whole + newline))
+            else:
+                file.write(b"\n")
+        file.write(json.dumps(row).encode() + b"\n")
+
+
+def _row(line: bytes) -> dict[str, float] | None:
+    """The row that a line holds; None if it holds none."""
+    with suppress(ValueError):
+        if isinstance(row := json.loads(line), dict):
+            return row
+    return None
 
 
 def read_history(path: str | Path) -> list[dict[str, float]]:
-    """The rows of a `MetricsRecorder`'s file; a last line that was cut is left out."""
-    rows, path = [], Path(path)
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return rows
+    """The rows of a `MetricsRecorder`'s file; none where there is no file.
+
+    A last line that was cut short, so that it has no newline, is left out. Raises
+    ValueError for any other line that is neither a row nor blank.
+    """
+    path = Path(path)
+    *lines, last = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            rows.append(_row(line))
+            if rows[-1] is None:
+                seen = f"{path}, line {number}, is {line[:60]!r}"
+                want = "expected a JSON object: mend the line or take it out"
+                raise ValueError(f"{seen}; {want}")
+    return rows + [row for row in [_row(last)] if row is not None]

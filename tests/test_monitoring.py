@@ -347,15 +347,47 @@ def test_a_killed_process_keeps_its_history(tmp_path):
     assert [row["step"] for row in read_history(path)] == [1, 2, 3, 4, 5, 6, 7]
 
 
-def test_a_line_that_was_cut_is_left_out_and_not_added_to(tmp_path):
+def test_a_line_that_was_cut_is_left_out_and_makes_way(tmp_path):
     path = tmp_path / "log.jsonl"
     path.write_text('{"step": 1, "loss": 0.69}\n{"step": 2, "lo')
     recorder = MetricsRecorder(path)
     assert recorder.history == [{"step": 1, "loss": 0.69}]  # taken up
     recorder({"step": 2, "loss": 0.6, "text": "left out"})
-    assert read_history(path) == recorder.history
     assert [row["step"] for row in recorder.history] == [1, 2]
+    assert read_history(path) == recorder.history
+    assert [json.loads(x) for x in path.read_text().splitlines()] == recorder.history
     assert read_history(tmp_path / "none.jsonl") == []
+
+
+def test_a_first_line_that_was_cut(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"st')
+    recorder = MetricsRecorder(path)
+    assert recorder.history == []
+    recorder({"step": 1})
+    assert path.read_text() == '{"step": 1}\n'
+
+
+def test_a_whole_line_that_only_lacks_its_newline_is_kept(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"step": 1}\n\n{"step": 2}')
+    recorder = MetricsRecorder(path)
+    recorder({"step": 3})
+    assert read_history(path) == [{"step": 1}, {"step": 2}, {"step": 3}]
+
+
+@pytest.mark.parametrize(
+    "line", [b'{"step": 2, "lo', b"Traceback", b"[2]", b"2", b"\xff\xfe"]
+)
+@pytest.mark.parametrize("after", [b'{"step": 3}\n', b""])
+def test_any_other_line_that_is_no_row(line, after, tmp_path):
+    """Not the last, or with a newline: no kill left it, and a row may be lost."""
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(b'{"step": 1}\n' + line + b"\n" + after)
+    with pytest.raises(ValueError, match=r"log\.jsonl, line 2, is b'.*JSON object"):
+        read_history(path)
+    with pytest.raises(ValueError, match="mend the line"):
+        MetricsRecorder(path)
 
 
 def test_nan_survives_the_file(tmp_path):

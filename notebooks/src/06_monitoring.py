@@ -13,12 +13,14 @@
 # - check a set-up before training, and see planted faults found;
 # - watch a run live, with our trainer and with TRL's;
 # - have histories diagnosed, and measure how far to trust the diagnosis;
-# - follow the probability of chosen responses in three worlds;
+# - follow the probability of chosen responses, in a world small enough to list and in a
+#   language model;
 # - measure what holds it, what that costs, and which cure only mends the metric.
 #
 # **You need** [04 · DPO from scratch](04_dpo_from_scratch.ipynb);
 # [05 · DPO with TRL](05_dpo_with_trl.ipynb) helps. Measured on two CPU cores with
-# `nano`: about a minute and 1.5 GB of memory.
+# `nano`: about three minutes of CPU time and 0.9 GB of memory in the largest process;
+# less when the runs are already under `build/`. Allow ninety minutes for reading.
 #
 # Back: [05 · DPO with TRL](05_dpo_with_trl.ipynb) · Next: [07 · Beta](07_beta.ipynb)
 
@@ -48,8 +50,6 @@ from dpo_tutorial.reviews import load_sft_model, preference_pairs
 
 seed_everything(0)
 reference, tokenizer = load_sft_model()
-
-# %%
 plan = step_plan(reference) | {"steps": 12}
 plan["batch_size"] = min(16, plan["batch_size"])
 pairs = preference_pairs(plan["steps"] * plan["batch_size"], seed=1)
@@ -73,7 +73,8 @@ history = trainer.train()
 # both sides. Dots are the same on held-out pairs.*
 #
 # The lines jump, since each point is another batch; the dots, always the same pairs,
-# are steadier. What exactly does each name mean?
+# are steadier. A title gives the mean over the last fifth of the line. What exactly
+# does each name mean?
 #
 # ## Every metric by hand
 #
@@ -93,13 +94,15 @@ rows = [tokenize_pair(pair, tokenizer) for pair in held_out]
 batch = collate(rows, tokenizer.pad_token_id)
 with torch.no_grad():
     now, then = (compute_log_probs(m, **batch).cpu() for m in (policy, reference))
+
+# %%
 chosen, rejected = (trainer.beta * (now - then)).chunk(2)  # rewards, (32,) each
 by_hand = {"loss": -F.logsigmoid(chosen - rejected), "rewards/chosen": chosen}
 by_hand |= {"rewards/rejected": rejected, "rewards/margins": chosen - rejected}
 by_hand |= {"rewards/accuracies": (chosen > rejected).float(), "logps/chosen": now[:32]}
 means = {name: value.mean().item() for name, value in by_hand.items()}
 metrics = pd.DataFrame({"logged": trainer.evaluate(), "by hand": means}).dropna()
-assert (metrics["logged"] - metrics["by hand"]).abs().max() < 0.05
+assert (metrics["logged"] - metrics["by hand"]).abs().max() < 1e-3
 metrics.round(4)
 
 # %% [markdown]
@@ -109,7 +112,7 @@ metrics.round(4)
 #   margins with the same ranking lower it.
 # - **`rewards/*`** carry beta. A reward of −0.3 at beta 0.1 is 3 nats of
 #   log-probability; the same policy would show −3 at beta 1. Divide by beta before you
-#   compare runs.
+#   compare runs of different betas.
 # - **`rewards/margins`** is the chosen reward minus the rejected one; the loss sees this
 #   difference and nothing else.
 # - **`rewards/accuracies`** is the share of pairs with a margin above zero. A tie is no
@@ -119,7 +122,7 @@ metrics.round(4)
 #   time, not chosen with rejected.
 #
 # Two names need a second look. `grad_norm` is the gradient's length *before* clipping,
-# in both trainers: a value above `max_grad_norm` says that the step was shortened. And
+# in both trainers: a value above `max_grad_norm` says that it was shortened. And
 # an accuracy is a share of a small number. *Predict* what it looks like with one pair a
 # batch. Beside it stands how far chance alone moves an accuracy of one half: the 95 %
 # half-width $1.96\sqrt{0.25/n}$ for $n$ pairs.
@@ -155,7 +158,7 @@ preflight(**sound)
 
 # %% [markdown]
 # A warning asks you to look, an error to stop. The one about leakage is a fair catch:
-# no prompt is on both sides, but in this small grammar many differ by a word. Now plant
+# no prompt is on both sides, but in this small grammar some differ by a word. Now plant
 # faults, one at a time: the EOS taken out of the labels; the prompt scored; the padding
 # scored; two training rows as held-out ones; a reference that is another model; dropout
 # on.
@@ -184,17 +187,17 @@ assert (found["severity"] == "error").all()
 found
 
 # %% [markdown]
-# Each is found by the check that names it, with what was seen and what to do. The column
-# of the first loss says why one check is not enough: four of these leave it at ln 2 and
-# would have trained to the end without a word.
+# Each is found by the check that names it, with what was seen and what to do. (“See
+# below” means the lines that follow in the full report.) The column of the first loss
+# says why one check is not enough: four of these leave it at ln 2 and would have
+# trained to the end without a word.
 #
 # ## The same in TRL
 #
 # `MetricsRecorder` is also a callback of transformers' trainers. Set `logging_steps=1`,
-# or the first row is a mean over ten steps. (The filter hides one warning about an old
-# name that TRL still asks for; others stay.) Preflight takes a batch from TRL's own data
-# loader as it is, so that what is checked is TRL's tokenisation, mask and reference, the
-# latter loaded from the model's path.
+# or the first row is a mean over ten steps. Half of the settings below are our own
+# run's, the others keep TRL quiet and quick (notebook 05). The filter hides one warning
+# about an old name that TRL still asks for; others stay.
 
 # %%
 import warnings
@@ -214,16 +217,25 @@ from datasets import Dataset
 from transformers import PrinterCallback
 from trl import DPOConfig, DPOTrainer
 
-recorder, config = MetricsRecorder(live=True), DPOConfig(tempfile.mkdtemp(), **options)
-
-# %%
+config = DPOConfig(tempfile.mkdtemp(), **options)
 frames = [pd.DataFrame(rows).drop(columns="metadata") for rows in (pairs, held_out)]
 data = [Dataset.from_pandas(frame) for frame in frames]  # to train on, to evaluate on
-theirs = DPOTrainer(copy.deepcopy(reference), None, config, None, *data, tokenizer)
-trl_batch = next(iter(theirs.get_train_dataloader()))
-preflight(theirs.model, theirs.ref_model, tokenizer, pairs, batch=trl_batch).problems
+parts = {"args": config, "train_dataset": data[0], "eval_dataset": data[1]}
+theirs = DPOTrainer(copy.deepcopy(reference), **parts, processing_class=tokenizer)
+
+# %% [markdown]
+# Preflight takes a batch from TRL's own data loader as it is, so that what is checked
+# is TRL's tokenisation, its mask and its reference: we gave none, and TRL loaded the
+# model's path again. `problems` leaves out what is in order.
 
 # %%
+trl_batch = next(iter(theirs.get_train_dataloader()))
+report = preflight(theirs.model, theirs.ref_model, tokenizer, pairs, batch=trl_batch)
+assert not any(finding.severity == "error" for finding in report)
+report.problems
+
+# %%
+recorder = MetricsRecorder(live=True)
 theirs.add_callback(recorder)
 theirs.remove_callback(PrinterCallback)  # it would print each row
 result = theirs.train()
@@ -236,9 +248,9 @@ print("TRL's own:", *sorted(n for n in names[1] - names[0] if "eval" not in n))
 # batch. Notebook 05 shows both trainers agreeing step by step once order and schedule
 # are the same.*
 #
-# No finding was left standing: TRL adds EOS, masks the prompt and sets dropout to zero.
-# And all of our names are TRL's. Of its own, `entropy` is the policy's uncertainty a token,
-# in nats; `logits/*` are mean raw scores over the vocabulary and mean little;
+# Preflight found nothing: TRL adds EOS, masks the prompt and sets dropout to zero. And
+# all of our names are TRL's. Of its own, `entropy` is the policy's uncertainty a token,
+# in nats; `logits/*` are raw scores, averaged over the vocabulary, and say little;
 # `mean_token_accuracy` is how often the likeliest token was the chosen response's.
 # Given `path="run.jsonl"`, the recorder also writes each row when it comes, so that an
 # interrupt costs none.
@@ -246,10 +258,21 @@ print("TRL's own:", *sorted(n for n in names[1] - names[0] if "eval" not in n))
 # ## What a log can tell
 #
 # `diagnose_training_issues` reads a history, ours or TRL's, and names what is wrong,
-# with its evidence, a confidence and what to try. `data/histories.json.gz` holds logs of
-# `nano`, each with one of eight causes planted in a random strength, and healthy ones;
-# `benchmarks/diagnosis.py` made them. First our own two short runs, then one log of each
-# of three kinds, read blind.
+# with its evidence, a confidence and what to try. It knows eight causes:
+#
+# - *wrong reference*: at step 1 the rewards are not 0, and the loss is off ln 2;
+# - *not learning*: loss and margin stay where they began;
+# - *overfitting*: nearly all training pairs are ranked rightly, far fewer held-out ones;
+# - *both rewards drifting*: they move the same way, by much more than their margin;
+# - *displacement*: chosen log-probs fall far, while the margin grows;
+# - *diverging*: the loss climbs above its start, or is no number;
+# - *too early a divergence*: training loss falls and held-out loss climbs, long before
+#   the training pairs are learnt by heart;
+# - *reward scale exploding*: rewards, or margins, too large for any usual beta.
+#
+# `data/histories.json.gz` holds logs of `nano`, each with one of these planted in a
+# random strength, and healthy ones; `benchmarks/diagnosis.py` made them. First our own
+# two short runs, then one log of each of three kinds, read blind.
 
 # %%
 import gzip
@@ -277,13 +300,12 @@ pd.DataFrame(examples).T
 # healthy run, that none is. Before you look: which causes will be mixed up?
 
 # %%
+from scipy.stats import binomtest
+
 guesses = pd.DataFrame(stored)[["split", "cause", "history"]]
 found = guesses.pop("history").map(diagnose_training_issues)
 guesses["named"] = [issues[0].cause if issues else "healthy" for issues in found]
 guesses["right"] = guesses["cause"] == guesses["named"]
-
-# %%
-from scipy.stats import binomtest
 
 
 def share(hits):  # with its 95 % Wilson interval
@@ -296,7 +318,8 @@ for split, rows in guesses.groupby("split"):
     ill = rows["cause"] != "healthy"
     print(f"{split}: right cause {share(rows['right'][ill])}", end="; ")
     print(f"false alarms {share(~rows['right'][~ill])}")
-    assert rows["right"][ill].mean() > 0.7
+    assert rows["right"][ill].mean() >= 0.85
+    assert rows["right"][~ill].mean() >= 0.9
 
 # %%
 import matplotlib.pyplot as plt
@@ -305,7 +328,7 @@ rows = guesses[guesses["split"] == "test"]
 counts = pd.crosstab(rows["cause"], rows["named"])
 counts = counts.reindex(columns=counts.index, fill_value=0)
 figure, axis = plt.subplots(figsize=(6.5, 4.5))
-axis.imshow(counts, cmap="Blues", vmax=2 * counts.max().max())
+axis.imshow(counts.div(counts.sum(axis=1), axis=0), cmap="Blues", vmax=1.5)
 for i, j in zip(*counts.to_numpy().nonzero(), strict=True):
     axis.text(j, i, counts.iloc[i, j], ha="center", va="center")
 axis.set_xticks(range(counts.shape[1]), counts.columns, rotation=35, ha="right")
@@ -316,18 +339,20 @@ axis.grid(False)
 plt.show()
 
 # %% [markdown]
-# *Figure: a confusion matrix of the test runs, planted causes down, named causes across,
-# “healthy” among them. Most of the count lies on the diagonal.*
+# *Figure: a confusion matrix of the test runs, planted causes down, named causes
+# across, “healthy” among them, each cell with its count and the darker the larger its
+# share of the row. Most of the count lies on the diagonal.*
 #
 # An error stands off the diagonal. Drifting rewards and displacement are the likeliest
-# to be mixed up, since both lower the chosen responses.
+# to be mixed up, since both lower the chosen responses. With so few runs a cause, read
+# the sum and not a single row.
 #
 # Know the limits of such a reading. The thresholds come from runs of one small model
 # and one kind of data, thirty steps each; a larger model or a longer run has other
-# noise. One cause was planted at a time, in strengths that we drew. A log cannot say
-# *why* accuracy stays at one half, for a rate too low and labels by the coin look
-# alike. It sees no text, and so cannot tell a policy that got better from one that
-# found a loophole. And it names displacement without knowing whether it does harm,
+# noise. One cause was planted at a time, in strengths that we drew. “Not learning” is
+# one name for a rate too low, for frozen weights and for labels by the coin. A log
+# holds no text, and so cannot tell a policy that got better from one that found a
+# loophole. And the diagnosis names displacement without knowing whether it does harm,
 # which is the question of the rest of this notebook.
 #
 # ## Why do chosen log-probs fall while the margin grows?
@@ -344,13 +369,14 @@ plt.show()
 #
 # ### In a world small enough to list
 #
-# As in notebook 02: one prompt, “The soup was”, seven responses, all rewards known.
-# Start with the best case: all pairs compared, exact preferences, a policy that can
-# take any shape. Then DPO ends at RLHF's optimum $\pi^*$, and the change of each
+# In the manner of notebook 02: one prompt, “The soup was”, seven responses, all rewards
+# known. Start with the best case: all pairs compared, exact preferences, a policy that
+# can take any shape. Then DPO ends at RLHF's optimum $\pi^*$, and the change of each
 # response is known:
 #
 # $$\log\frac{\pi^*(y)}{\pi_\mathrm{ref}(y)} = \frac{r(y) - \beta\log Z}{\beta}$$
 #
+# Below, `wins` is a response's chance to win against one that the reference draws.
 # *Predict:* which of the seven fall?
 
 # %%
@@ -368,22 +394,26 @@ print(f"the bar, β log Z: {BETA * log_z:.2f}; expected reward: ", end="")
 print(
     f"{log_ref.exp() @ r:.2f} at the reference, {log_star.exp() @ r:.2f} at the optimum"
 )
-world = {"reward": r, "reference": log_ref.exp(), "optimum": log_star.exp()}
+wins = (r[:, None] - r).sigmoid() @ log_ref.exp()
+assert ((wins > 0.5) & (change < 0)).tolist() == [n in (2, 3) for n in range(7)]
+world = {"reward": r, "wins": wins}
+world |= {"reference": log_ref.exp(), "optimum": log_star.exp()}
 pd.DataFrame(world | {"change, nats": change}, responses).round(2)
 
 # %% [markdown]
 # A response rises if its reward clears the bar $\beta\log Z$ and falls if not, *chosen
-# or rejected*. “fine.” and “not bad.” win many comparisons and fall all the same, since
-# the optimum has something better to say. That is how the mean chosen log-prob fell at
-# the end of notebook 02, at a perfect fit. It need not: keep only pairs whose winner
-# clears the bar, and the same optimum has raised every chosen response.
+# or rejected*. “fine.” and “not bad.” win more comparisons than they lose and fall all
+# the same, since the optimum has something better to say. That is how the mean chosen
+# log-prob fell at the end of notebook 02, at a perfect fit. It need not fall: on pairs
+# whose winner clears the bar, the same policy has raised every chosen response.
 #
 # Now real life: *one* pair, “not bad.” over “not good.”, a sound label. In a table each
 # response has a logit of its own. The two move by $+\delta$ and $-\delta$, the chosen
-# one's log-probability by $\delta\,(1 - \pi_w + \pi_l) > 0$ to first order: a table
-# never lowers it. A network shares features between responses. Give each response two:
-# the sentiment of its adjective, halved after “not”, and whether “not” occurs.
-
+# one's log-probability by $\delta\,(1 - \pi_w + \pi_l) > 0$ to first order: with one
+# pair, a table never lowers it. A network shares features between responses. Give each
+# response two: the sentiment of its adjective, halved after “not”, and whether “not”
+# occurs.
+#
 # *Predict* who gains most when the pair is learnt.
 
 # %%
@@ -408,7 +438,10 @@ def descend(features, steps=80, rate=0.5):
 # %%
 paths = {"A table": descend(torch.eye(7, **exact)), "Shared features": descend(shared)}
 for name, path in paths.items():
-    print(f"{name}: expected reward {path[0] @ r:.2f} -> {path[-1] @ r:.2f}")
+    gap = (path[:, W] / path[:, L]).log()
+    print(f"{name}: log-ratio gap 0 -> {gap[-1] - gap[0]:.1f} nats", end=", ")
+    print(f"expected reward {path[0] @ r:.2f} -> {path[-1] @ r:.2f}")
+    assert (gap.diff() > 0).all()
 assert paths["A table"][-1, W] > 0.5
 end = paths["Shared features"][-1]
 assert end[W] < 0.05 < 0.9 < end[5:].sum()
@@ -425,7 +458,7 @@ for axis, (name, path) in zip(axes, paths.items(), strict=True):
     for (label, rows), (role, style) in zip(groups.items(), looks, strict=True):
         axis.plot(path[:, rows].sum(1), style, color=COLORS[role], label=label)
 axes[0].set_ylabel("probability")
-axes[0].legend(fontsize=8)
+axes[0].legend()
 figure.suptitle("One sound label; with shared features the opposite wins")
 plt.show()
 
@@ -436,11 +469,11 @@ plt.show()
 #
 # Winner and loser differ in one thing, away from good and towards bad, since “not” is
 # common to both. That direction is what is learnt, and “awful.” lies furthest along it.
-# The loss fell in both runs, the margin grew in both. This is **likelihood
-# displacement** with an opposite meaning as its heir
-# ([arXiv 2410.08847](https://arxiv.org/abs/2410.08847), whose example is “No” preferred
-# to “Never” and a rising “Yes”). It takes a pair whose two sides look alike to the
-# model.
+# In both runs the gap grew at every step, so that the loss fell. This is **likelihood
+# displacement** with an opposite meaning as its heir ([arXiv
+# 2410.08847](https://arxiv.org/abs/2410.08847), whose example is “No” preferred to
+# “Never” and a rising “Yes”). The paper traces it to pairs whose two sides look alike
+# to the model.
 #
 # ### On a language model, over seeds
 #
@@ -477,9 +510,14 @@ for name, cure in cures.items():
 # %% [markdown]
 # DPO pulls up and down alike, and a network turns that into whatever suits its shared
 # weights. Both additions pull the chosen side harder; DPOP by $1 + \lambda$, but only
-# once it has fallen. In the run, `watched` are responses whose log-probabilities we
-# want before and after. Adam's floor and the clipping go with beta, which multiplies
-# the gradient, so that a higher beta changes the goal and not the step (notebook 07).
+# once it has fallen.
+#
+# In the run, `watched` are responses whose log-probabilities we want before and after;
+# for each prompt in `asked`, `measure` samples a review and gives its gold reward, its
+# length and its share of the KL. `run_all` runs a list of jobs on all cores and keeps
+# what they return under `build/`. Adam's floor and the clipping go with beta, which
+# multiplies the gradient, so that a higher beta changes the goal and not the step
+# (notebook 07).
 
 # %%
 from functools import partial
@@ -530,8 +568,8 @@ runs = {name: [next(done) for _ in seeds] for name in cures}
 # %% [markdown]
 # Plain DPO first: three runs on 240 review pairs each. The change of each held-out
 # response is averaged over the seeds; the interval is over the 64 pairs. Then the rule
-# of the small world: sort the chosen responses by their gold reward, quarter by quarter.
-# *Predict* what the best quarter does.
+# of the small world: sort the chosen responses by their gold reward, quarter by
+# quarter. *Predict* what the best quarter does.
 
 
 # %%
@@ -546,14 +584,18 @@ assert mean_interval(won).high < 0 < mean_interval(won - lost).low
 
 # %%
 gold = torch.tensor([gold_reward(p.prompt, p.chosen) for p in test])
+length = torch.tensor([len(p.chosen.split()) for p in test])  # words
 quarters = gold.argsort().chunk(4)
 moved = [mean_interval(won[quarter]) for quarter in quarters]
-print("changes, nats:", *moved, sep="\n  ")
+for quarter, nats in zip(quarters, moved, strict=True):
+    a_word = won[quarter].sum() / length[quarter].sum()
+    print(f"{nats} nats; {a_word:+.2f} a word")
 assert moved[0].high < min(0, moved[-1].mean - 1)
 
 # %% [markdown]
 # Displacement, clearly, and by the rule: the worst quarter falls most, and towards the
-# best one the change climbs to about zero.
+# best one the change climbs to about zero. A longer sum has further to fall; the last
+# column takes length out, and the order stays.
 #
 # And where did it go? Compare what the reference says, what the pairs call chosen, and
 # what the policies say; each prompt's value is a mean over the seeds.
@@ -573,9 +615,10 @@ print(f"chosen in the pairs {mean_interval(gold)}")
 assert mean_interval(after).low > mean_interval(before).high
 
 # %% [markdown]
-# The probability went to good reviews, better than the mean response that the annotator
-# chose. A falling curve of chosen log-probs came with a policy that got better: here
-# displacement is what learning looks like. Would a cure help?
+# The probability went to good reviews: far better than the reference's, and no worse
+# than those that the annotator chose. A falling curve of chosen log-probs came with a
+# policy that got better: here displacement is what learning looks like. Would a cure
+# help?
 #
 # ### What holds it, and what that costs
 
@@ -594,12 +637,12 @@ assert (fall[1:] > fall["DPO"] + 0.5).all()
 costs.astype(str)
 
 # %% [markdown]
-# Each cure holds the chosen responses, as it should. Read the rest of the row before
-# you apply one. The SFT term keeps most of the gain at about a quarter of the fall.
-# DPOP holds best, by holding everything: margin and gold reward stay behind. A higher
-# beta lets go sooner of a pair that is won; in thirty steps that saves hardly any KL,
-# and what it does in the long run is notebook 07's subject. None raised the gold
-# reward: there was nothing to cure.
+# Each cure lessens the fall, as it should. Read the rest of the row before you apply
+# one. (Margins are here without beta, since betas differ.) The SFT term keeps most of
+# the gain at a fraction of the fall. DPOP holds best, by holding everything: margin and
+# gold reward stay behind. A higher beta lets go sooner of a pair that is won; in thirty
+# steps that costs reward and saves no KL to speak of, and what it does in the long run
+# is notebook 07's subject. None raised the gold reward: there was nothing to cure.
 #
 # ### A pair with two sides alike
 #
@@ -609,7 +652,7 @@ costs.astype(str)
 # Openings of a review can be listed, so no sampling is needed: we watch the probability
 # that a review of a *held-out* prompt begins with “bad”, “good”, “not bad” or “not
 # good”. One more cure joins, for the data: “not bad.” preferred to “terrible.”, two
-# sides that differ in more than one word's direction.
+# sides that do not share “not”.
 
 # %%
 words = [" good", " bad", " not good", " not bad", " not", " not bad."]
@@ -632,7 +675,6 @@ def alike(seed, rejected=" not good.", **cure):
     return {"pairs": twins, "watched": openings, "asked": starts} | settings | cure
 
 
-# %%
 cures["dissimilar pair"] = {"rejected": " terrible."}
 jobs = [alike(seed, **cure) for cure in cures.values() for seed in seeds]
 done = iter(run_all(displacement_run, jobs))
@@ -673,11 +715,12 @@ plt.show()
 # higher beta “bad” leads by far and “good” has vanished; under the SFT term and the
 # dissimilar pair “not bad” leads.*
 #
-# Forty steps on a sound label, and the policy calls everything bad. (Eight near copies
-# of one pair are an extreme; Exercise 3 mixes them with others.) DPOP is the instructive
-# failure. Its brake answers to the chosen response's log-probability and to nothing
-# else, and that number it mends. What of the response itself? Take its change apart,
-# token by token, beside the length and the gold reward of sampled reviews.
+# Forty steps on a sound label, and the policy opens most of its reviews with “bad”.
+# (Eight near copies of one pair are an extreme; Exercise 3 mixes them with others.)
+# DPOP is the instructive failure. Its brake answers to the chosen response's
+# log-probability and to nothing else, and that number it mends. What of the response
+# itself? Take its change apart, token by token, beside the length and the gold reward
+# of sampled reviews.
 
 # %%
 chain = [words.index(w) for w in (" not", " not bad", " not bad.", " not bad." + EOS)]
@@ -685,22 +728,32 @@ parts = {}
 for name, done in twins.items():
     moved = (logps(done) - logps(done, "before"))[:, chain].mean((0, 2))  # (4,)
     parts[name] = [*moved.diff(prepend=torch.zeros(1)).tolist(), moved[-1].item()]
-tokens = pd.DataFrame(parts, ["not", "bad", ".", "EOS", "sum"]).T.round(2)
-for key in ("words", "gold"):
-    tokens[key] = [str(mean_interval(by_prompt(done, key))) for done in twins.values()]
+tokens = pd.DataFrame(parts, ["not", "bad", ".", "EOS", "sum"]).T
+ahead = logps(done, "before")[0, chain[:2]].mean(-1)  # up to “not”, up to “bad”
+print(f"“bad” after “not” can rise by {ahead[0] - ahead[1]:.2f} nats, to certainty")
 assert (tokens["bad"] > 1).all()
-assert (tokens["."][["DPO", "dissimilar pair"]] < -0.3).all()
-tokens
+assert (tokens["."].drop("DPO + SFT") < -0.3).all()
+
+# %%
+tokens.loc["reference"] = 0.0
+said = twins | {"reference": [measure(nano, nano, nano_tokenizer, starts)]}
+for key in ("words", "gold"):
+    means = {name: mean_interval(by_prompt(done, key)) for name, done in said.items()}
+    tokens[key] = {name: str(mean) for name, mean in means.items()}
+best = [name for name in twins if means[name].low > means["reference"].high]
+assert best == ["DPO + SFT"]
+tokens.round(2)
 
 # %% [markdown]
-# Three things happen at once. The word in which the two sides differ rises until it is
-# certain, and then stops. “not” before it is common to both sides; its own gradient
-# cancels exactly, so that it moves only by what the rest does to it. And the full stop
-# behind it, common too but in different company, *falls*: the policy has forgotten how
-# to end, and its reviews run on. That is DPOP's own observation on pairs with small
-# edits. The dissimilar pair mended the opening only; the gold reward shows it. The SFT
-# term scores each token of the response for its own sake, and it alone ends above the
-# reference.
+# Three things happen at once. “bad”, in which the two sides differ, rises everywhere
+# and by nearly as much as it can. “not” before it is common to both sides; under plain
+# DPO its own gradient cancels exactly, so that it moves only by what the rest does to
+# it. And the full stop behind it, common too but in different company, *falls* under
+# all but the SFT term: the policy has forgotten how to end, and its reviews run on.
+# That is DPOP's own observation on pairs with small edits, and in DPOP's sum the rise
+# of “bad” hides it. The dissimilar pair mended the opening only; the gold reward shows
+# it. The SFT term scores each token of the response for its own sake, and it alone ends
+# above the reference.
 #
 # So, in order: ask *where* the probability went, by reading samples and by any measure
 # of quality that you trust. If it went to better responses, let it. If not, look for
@@ -712,7 +765,7 @@ tokens
 #
 # - You recomputed every metric by hand: rewards carry beta, log-probs are sums, an
 #   accuracy of few pairs is noise.
-# - You had a set-up checked before its first step, and saw six planted faults found.
+# - You had a set-up checked before its first step, and saw planted faults found.
 # - You watched runs live, with our trainer and with TRL's.
 # - You had histories diagnosed, and measured how far the diagnosis can be trusted.
 # - You followed the probability of chosen responses: to better ones at the optimum and
@@ -756,8 +809,10 @@ tokens
 # <details><summary>Answer</summary>
 #
 # Use `job = reviews(1, {}) | {"watched": openings}`, replace the last eight entries of
-# `job["pairs"]` by `alike(1)["pairs"]`, and call `displacement_run(**job)`. On the two
-# seeds we tried “bad” fell: other pairs teach what it is worth.
+# `job["pairs"]` by `alike(1)["pairs"]`, and call `done = displacement_run(**job)`.
+# `logps([done] * 3, when)[0, words.index(" bad")].exp().mean()` is the chance of “bad”,
+# with `when` "before" and "after". On the seeds we tried “bad” fell: other pairs teach
+# what it is worth.
 # </details>
 #
 # 4. *Implementation.* Write a callback for `DPOTrainer` that stops the run when
