@@ -32,8 +32,8 @@ class EndpointJudge:
     base_url: str = "https://api.openai.com/v1"
     temperature: float | None = 0.0
     max_tokens: int | None = 200
-    timeout: float = 60.0
-    max_retries: int = 5
+    timeout: float = field(default=60.0, repr=False)  # patience changes no verdict
+    max_retries: int = field(default=5, repr=False)
     question: Callable[[str, str, str], str] = create_judge_prompt
     _client: Any = field(init=False, repr=False, compare=False, default=None)
 

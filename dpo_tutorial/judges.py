@@ -67,9 +67,7 @@ def create_judge_prompt(
     if fenced:
         texts = {k: f"<{tag}>\n{text}\n</{tag}>" for k, text in texts.items()}
     rule, reminder = (n.format(tag=tag) if fenced else "" for n in (_RULE, _REMINDER))
-    return _QUESTION.format(
-        criterion=criterion, rule=rule, reminder=reminder, **texts
-    )
+    return _QUESTION.format(criterion=criterion, rule=rule, reminder=reminder, **texts)
 
 
 def parse_verdict(answer: str) -> str | None:
