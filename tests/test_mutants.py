@@ -388,6 +388,94 @@ MUTANTS = [
         [("            bf16=False,\n", "")],
         "test_trl_behaviour.py::test_stage_1_computes_in_32_bits",
     ),
+    (
+        "23: both questions have the same order",
+        "judges",
+        [("judge(prompt, response_b, response_a)", "judge(*pair)")],
+        "test_judges.py::test_outcomes_of_two_answers",
+    ),
+    (
+        "23: no swap unless asked for",
+        "judges",
+        [("swap: bool = True", "swap: bool = False")],
+        "test_judges.py::test_outcomes_of_two_answers",
+    ),
+    (
+        "23: the evaluator does not swap",
+        "evaluator",
+        [("swap: bool = True", "swap: bool = False")],
+        "test_evaluator.py::test_a_row_a_pair_in_order_with_all_that_was_said",
+    ),
+    (
+        "23: the swapped verdict is not turned back",
+        "judges",
+        [('{"A": "B", "B": "A"}.get(found[1], found[1])', "found[1]")],
+        "test_judges.py::test_outcomes_of_two_answers",
+    ),
+    (
+        "23: unparseable is a silent tie",
+        "judges",
+        [('return "unparseable"', 'return "tie"')],
+        "test_judges.py::test_outcomes_of_two_answers",
+    ),
+    (
+        "23: a verdict is fished out of prose",
+        "judges",
+        [
+            (
+                "    except (ValueError, RecursionError):\n        return None",
+                "    except (ValueError, RecursionError):\n"
+                '        return text.partition(\'"winner": "\')[2][:1] or None',
+            )
+        ],
+        "test_judges.py::test_all_else_is_unparseable",
+    ),
+    (
+        "23: of two winners the last counts",
+        "judges",
+        [
+            (
+                "return named[0] if len(named) == 1 and named[0] in",
+                "return named[-1] if named and named[-1] in",
+            )
+        ],
+        "test_judges.py::test_all_else_is_unparseable",
+    ),
+    (
+        "23: disagreement counts as the first verdict",
+        "judges",
+        [('if len(set(verdicts)) == 1 else "tie"', 'if verdicts else "tie"')],
+        "test_judges.py::test_outcomes_of_two_answers",
+    ),
+    (
+        "23: a pair that failed counts as a tie",
+        "judges",
+        [('Judgement(*pair, "failed",', 'Judgement(*pair, "tie",')],
+        "test_judges.py::test_no_answer_is_a_failed_pair_that_keeps_what_was_said",
+    ),
+    (
+        "23: a response can close its fence",
+        "judges",
+        [("hexdigest()[:16]", "hexdigest()[:0]")],
+        "test_judges.py::test_a_response_that_holds_the_tag_gets_another",
+    ),
+    (
+        "23: what was not judged lowers the win rate",
+        "winrates",
+        [
+            (
+                '_SCORE = {"A": 1.0, "tie": 0.5, "B": 0.0}',
+                '_SCORE = {"A": 1.0, "tie": 0.5, "B": 0.0, "unparseable": 0.0}',
+            )
+        ],
+        "test_evaluator.py::test_the_summary_counts_ties_half_and_leaves_out_what_was_not_judged",
+    ),
+    (
+        "23: length is not held equal in the controlled rate",
+        "winrates",
+        [("    features[:, 0] = 0\n", "    features[:, 0] *= 1\n")],
+        "test_winrates.py::test_length_control_recovers_a_planted_truth",
+    ),
 ]
 
 
