@@ -301,13 +301,13 @@ plt.show()
 # | [06 · Monitoring](06_monitoring.ipynb) | read the curves and diagnose a run |
 # | [07 · Beta](07_beta.ipynb) | choose beta on a frontier of reward against KL |
 # | [08 · Variants](08_variants.ipynb) | choose among IPO, KTO, ORPO, SimPO and others |
-# | 09 · Evaluation | judge a model so that a sceptic accepts it |
-# | 10 · Recipes | run AI feedback and iterative DPO end to end |
-# | 11 · Failure modes | recognise each failure and repair it |
+# | [09 · Evaluation](09_evaluation.ipynb) | judge a model so that a sceptic accepts it |
+# | [10 · Recipes](10_recipes.ipynb) | run AI feedback and iterative DPO end to end |
+# | [11 · Failure modes](11_failure_modes.ipynb) | recognise each failure and repair it |
 # | 12 · Scaling | know what a run will cost, and take it past one machine |
 #
 # In a hurry? Read 04. Here for the mathematics? 01 and 02. With data of your own? 03.
-# Notebooks without a link are still being written.
+# The notebook without a link is still being written.
 #
 # ## What you did
 #

@@ -20,7 +20,7 @@
 # [07 · Beta](07_beta.ipynb). Measured on two CPU cores with `nano`: five to six minutes
 # the first time and 0.8 GB of memory; a second execution reads its runs from `build/`.
 #
-# Back: [07 · Beta](07_beta.ipynb) · Next: 09 · Evaluation (in preparation)
+# Back: [07 · Beta](07_beta.ipynb) · Next: [09 · Evaluation](09_evaluation.ipynb)
 
 # %%
 # In Colab this installs the course and leaves torch as it is; elsewhere, nothing.
