@@ -19,6 +19,15 @@ def data_path(name: str) -> Path:
     return installed if installed.exists() else here.parent / "data" / name
 
 
+def results_path(name: str) -> Path:
+    """Path of what a benchmark measured, as `data_path`; `benchmarks/` makes them."""
+    here = Path(__file__).parent
+    installed = here / "_results" / name
+    return (
+        installed if installed.exists() else here.parent / "benchmarks/results" / name
+    )
+
+
 def build_dir() -> Path:
     """Where the course caches what it computes; `make clean` forgets it.
 

@@ -18,12 +18,12 @@ from . import faults, training
 from .cases import CASES, LESS, vitals, wards
 from .data import collate
 from .diagnosis import diagnose_training_issues
-from .evaluation import Estimate, mean_interval
 from .experiments import measure, run_all
 from .faults import Pairs
 from .models import load_model
 from .pathologies import check_for_pathologies
 from .reviews import Annotator, parse, preference_pairs, prompts
+from .sampling import Estimate, mean_interval
 from .training import TinyDPOTrainer
 
 MAX_WORDS = 21  # nineteen in twenty reviews of the corpus are no longer

@@ -16,10 +16,10 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .evaluation import Estimate, sample_responses
 from .judges import OUTCOMES, Judge, judge_pair
 from .ledger import Ledger
 from .plotting import COLORS
+from .sampling import Estimate, sample_responses
 from .winrates import win_rate
 
 

@@ -22,13 +22,13 @@ import pandas as pd
 import torch
 
 from . import build_dir, data_path, written_whole
-from .evaluation import mean_interval, sample_batch
 from .losses import IGNORE, compute_log_probs
 from .reviews import Annotator, gold_reward, parse, preference_pairs, prompts
+from .sampling import mean_interval, sample_batch
 
 _MEASURED = ("gold", "kl", "words", "repeated", "parses")
 _ON_PAIRS = {"accuracy": "eval_rewards/accuracies", "loss": "eval_loss"}
-_MODULES = ("data", "evaluation", "grammar", "losses", "models", "reviews", "training")
+_MODULES = ("data", "grammar", "losses", "models", "reviews", "sampling", "training")
 
 
 def run_all(

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from .data import PreferencePair, collate, pad_rows
-from .evaluation import sample_responses
 from .grammar import lexicon
 from .losses import compute_log_probs, dpo_loss
 from .models import load_model
 from .reviews import Annotator, corpus, prompts
+from .sampling import sample_responses
 
 Pairs = list[PreferencePair]
 Loss = Callable[..., tuple[Tensor, Tensor, Tensor]]

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from .evaluation import Estimate
+from .sampling import Estimate
 from .winrates import wilson
 
 KINDS = ("verbose", "sycophantic", "evasive", "repetitive", "degenerate")

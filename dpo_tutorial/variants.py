@@ -95,6 +95,8 @@ def updates(
 
     AdamW with `nano`'s large epsilon, linear warm-up and decay, gradients clipped at 1.
     """
+    if not batches:
+        raise ValueError("no batches: expected what prepare or prepare_thumbs gives")
     options = {"lr": learning_rate, "eps": 1e-3, "weight_decay": 0.0}
     adam = torch.optim.AdamW(policy.parameters(), **options)
     schedule = get_linear_schedule_with_warmup(adam, steps // 10, steps)
@@ -110,6 +112,8 @@ def updates(
 
 def fit(policy, batches, loss, steps=32, learning_rate=2e-3, seed=0, **settings):
     """Train `policy` in place by `LOSSES[loss]` with its `settings`; returns it."""
+    if loss not in LOSSES:
+        raise ValueError(f"loss is {loss!r}: expected one of {', '.join(LOSSES)}")
     for batch, r, n in updates(policy, batches, steps, learning_rate, seed):
         p = compute_log_probs(policy, **batch).view(2, -1)
         LOSSES[loss](p, r, n, **settings).mean().backward()

@@ -12,7 +12,7 @@ import numpy as np
 from scipy import stats
 from sklearn.linear_model import LogisticRegression
 
-from .evaluation import Estimate
+from .sampling import Estimate
 
 _SCORE = {"A": 1.0, "tie": 0.5, "B": 0.0}
 
@@ -51,7 +51,8 @@ def wilson(count: float, n: int, confidence: float = 0.95) -> Estimate:
     p, z = count / n, stats.norm.ppf(0.5 + confidence / 2)
     centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
-    return Estimate(float(p), float(centre - half), float(centre + half))
+    low, high = np.clip([centre - half, centre + half], 0, 1).tolist()
+    return Estimate(float(p), low, high)
 
 
 def tie_share(outcomes: Iterable[str]) -> float:
@@ -195,6 +196,4 @@ def _without_length(features: np.ndarray, y: np.ndarray) -> float:
     both, won = np.vstack([features, features]), np.repeat([1, 0], len(y))
     weights = np.concatenate([y, 1 - y])
     model.fit(both[weights > 0], won[weights > 0], weights[weights > 0])
-    features = features.copy()
-    features[:, 0] = 0
-    return float(model.predict_proba(features)[:, 1].mean())
+    return float(model.predict_proba(features * [0, 1])[:, 1].mean())

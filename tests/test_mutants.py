@@ -473,7 +473,7 @@ MUTANTS = [
     (
         "23: length is not held equal in the controlled rate",
         "winrates",
-        [("    features[:, 0] = 0\n", "    features[:, 0] *= 1\n")],
+        [("features * [0, 1]", "features * [1, 1]")],
         "test_winrates.py::test_length_control_recovers_a_planted_truth",
     ),
 ]

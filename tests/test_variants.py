@@ -218,7 +218,7 @@ def test_the_articles_ipo_is_the_papers_with_tau_beta_squared():
 
 def test_bad_losses_and_settings_are_errors(reference, batches):
     policy, start = copy.deepcopy(reference), weights(reference)
-    with pytest.raises(KeyError, match="dopo"):
+    with pytest.raises(ValueError, match="dopo"):
         fit(policy, batches, "dopo", beta=0.1)
     with pytest.raises(TypeError, match="beta"):
         fit(policy, batches, "ipo", beta=0.1)  # its name is tau

@@ -179,7 +179,7 @@ judge_pair(gold, *different[0])
 import tempfile
 from pathlib import Path
 
-from dpo_tutorial.evaluator import DPOEvaluator
+from dpo_tutorial.evaluation import DPOEvaluator
 
 
 class Frail(GoldJudge):
@@ -272,7 +272,7 @@ table.round(2)
 # %%
 import matplotlib.pyplot as plt
 
-from dpo_tutorial.evaluator import plot_outcomes
+from dpo_tutorial.evaluation import plot_outcomes
 from dpo_tutorial.plotting import COLORS, use_style
 
 use_style()
@@ -458,25 +458,18 @@ fares.round(2)
 # the worse, attacking response, in nats.
 
 # %%
-import dpo_tutorial
+from dpo_tutorial import results_path
 from dpo_tutorial.evaluation import mean_interval
 
-root = Path(dpo_tutorial.__file__).parent.parent
-file = root / "benchmarks" / "results" / "injection.json"
-if file.exists():
-    measured = json.loads(file.read_text())
-    listed, n, table = pd.DataFrame(measured["rows"]), measured["pairs"], {}
-    odds = listed.set_index(["attack", "defence"])["averaged_log_odds"].map(np.array)
-    for (attack, defence), values in odds.drop("none", level="attack").items():
-        change = mean_interval(values - odds["none", defence])
-        table.setdefault(defence, {})[attack] = change
-    as_a, as_b = (listed[f"wins_as_{side}"].mean() / n for side in "ab")
-    print(
-        f"{measured['model']}, {n} pairs: attackers win {as_a:.0%} as A, {as_b:.0%} as B"
-    )
-    print(pd.DataFrame(table).to_string())
-else:
-    print("No measured results: run benchmarks/injection.py in a checkout.")
+measured = json.loads(results_path("injection.json").read_text())
+listed, n, table = pd.DataFrame(measured["rows"]), measured["pairs"], {}
+odds = listed.set_index(["attack", "defence"])["averaged_log_odds"].map(np.array)
+for (attack, defence), values in odds.drop("none", level="attack").items():
+    change = mean_interval(values - odds["none", defence])
+    table.setdefault(defence, {})[attack] = change
+as_a, as_b = (listed[f"wins_as_{side}"].mean() / n for side in "ab")
+print(f"{measured['model']}, {n} pairs: attackers win {as_a:.0%} as A, {as_b:.0%} as B")
+pd.DataFrame(table)
 
 # %% [markdown]
 # Where results are shown: the two shares say how this judge decides, mostly by the place.
@@ -620,7 +613,7 @@ lengths = [[len(text.split()) for text in texts] for texts in (longer, shorter)]
 print("words:", *(round(fmean(x), 1) for x in lengths))
 
 # %%
-from dpo_tutorial.winrates import length_controlled_win_rate
+from dpo_tutorial.evaluation import length_controlled_win_rate
 
 gap, y = np.subtract(*lengths), scores(biased)
 x = np.tanh(gap / gap.std())[:, None]  # squashed: twenty words more are not twice ten
@@ -631,13 +624,33 @@ control = partial(length_controlled_win_rate, groups=many, resamples=200)
 held = control(biased, *lengths)
 assert abs(by_hand - held.mean) < 0.01
 rows = {"a fair judge": fair, "a judge of length": biased}
-{k: f"raw {win_rate(v)}, length equal {control(v, *lengths)}" for k, v in rows.items()}
+for name, found in rows.items():
+    print(f"{name}: raw {win_rate(found)}, length equal {control(found, *lengths)}")
+tested = json.loads(results_path("length_control.json").read_text())
+for name in ("evaluations", "policies"):
+    runs = pd.json_normalize(tested[name])
+    off, left = (abs(runs[c] - runs["gold"]) for c in ("raw", "controlled.mean"))
+    print(f"ten {name}: raw off by {off.min():.3f} to {off.max():.3f}, length equal by")
+    print(
+        f"  {left.max():.3f} at most; within 0.03 in {(left <= 0.03).sum()}, and in",
+        end=" ",
+    )
+    print(
+        f"{(left[off >= 0.1] <= 0.03).sum()} of {(off >= 0.1).sum()} where raw is off by 0.1"
+    )
 
 # %% [markdown]
 # The regression undoes the liking because it has the same form as the fault: log-odds
 # that grow with the difference in length. It also takes away what length *rightly* did.
 # In this world long reviews repeat themselves and lose gold reward, and "had both been
 # equally long" is another question than "which is better". Report both rates.
+#
+# The last two lines are from `benchmarks/length_control.py`, minutes of work kept in a
+# file: 2,232 pairs each, by a fair judge and by one that likes length. One policy,
+# sampled and judged afresh ten times: the regression gives the fair rate back. Ten
+# policies, some of which came out longer than the baseline: it does where the raw rate
+# is far off, and misses for the longest ones, whose length the fair judge holds against
+# them with reason. No regression on biased verdicts alone can tell those two apart.
 #
 # ## The alignment tax
 #
@@ -824,8 +837,7 @@ if small:
 # tokens only, which is never larger than that of the whole. k2 is biased unless the two
 # models are close. k3 is unbiased and never negative, and for whole responses its
 # $e^{-g}$ has a tail so heavy that a few samples decide: look at its standard error.
-
-# %% [markdown]
+#
 # ## What you did
 #
 # - You asked judges strictly and both ways round, and resumed a cut evaluation.
