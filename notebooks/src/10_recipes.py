@@ -219,7 +219,7 @@ def sometimes(*question):
 
 
 # %%
-path, part = Path(folder.name) / "cut.jsonl", train[:24]
+path, part = Path(folder.name) / "cut.jsonl", train[: 24 if small else 10]
 for attempt in (1, 2):
     try:
         again, report = build_preference_dataset(
