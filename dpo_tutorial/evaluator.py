@@ -93,7 +93,8 @@ class DPOEvaluator:
         )
         settings = {"judge": _name(self.judge), "swap": swap, "pairs": _digest(pairs)}
         with Ledger(path, settings) as ledger:
-            rows = self._judged(pairs, ledger, swap, workers)
+            keyed = {str(i): pair for i, pair in enumerate(pairs)}
+            rows = judge_all(self.judge, keyed, ledger, swap, workers)
         return Evaluation(pd.DataFrame(rows).drop(columns="key"))
 
     def _responses(self, prompts: list[str], seed: int, sampling) -> list[list[str]]:
@@ -111,28 +112,32 @@ class DPOEvaluator:
             for side, source in enumerate(sources)
         ]
 
-    def _judged(
-        self, pairs: list[tuple], ledger: Ledger, swap: bool, workers: int
-    ) -> list[dict]:
-        """A row a pair, in order; each goes to the ledger by the thread that has it."""
-        kept = {row["key"] for row in ledger if row["outcome"] != "failed"}
-        missing = [i for i in range(len(pairs)) if str(i) not in kept]
-        lock = Lock()
 
-        def ask(i: int) -> None:
-            row = judge_pair(self.judge, *pairs[i], swap).row()
-            with lock:
-                ledger.add(str(i), row, again=True)
+def judge_all(
+    judge: Judge, pairs: Mapping[str, tuple], ledger: Ledger, swap: bool, workers: int
+) -> list[dict[str, Any]]:
+    """A row for each (prompt, response A, response B), in order of `pairs`.
 
-        with ThreadPoolExecutor(max_workers=workers) as pool:
-            asked = [pool.submit(ask, i) for i in missing]
-            try:
-                for done in as_completed(asked):
-                    done.result()
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
-        return [ledger.get(str(i)) for i in range(len(pairs))]
+    What the ledger holds is not asked again, unless it failed; each new row is written
+    by the thread that has it, so that an error, or a kill, loses what is asked only.
+    """
+    kept = {row["key"] for row in ledger if row.get("outcome", "failed") != "failed"}
+    lock = Lock()
+
+    def ask(key: str) -> None:
+        row = judge_pair(judge, *pairs[key], swap).row()
+        with lock:
+            ledger.add(key, row, again=True)
+
+    with ThreadPoolExecutor(max_workers=workers) as pool:
+        asked = [pool.submit(ask, key) for key in pairs if key not in kept]
+        try:
+            for done in as_completed(asked):
+                done.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return [ledger.get(key) for key in pairs]
 
 
 def _texts(found: Iterable[str], number: int | None = None) -> list[str]:

@@ -11,17 +11,26 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 from .candidates import different, digest, draw_candidates, fingerprint, pair_up
 from .data import PreferencePair
+from .endpoint import EndpointJudge
+from .evaluator import judge_all
 from .judges import OUTCOMES, Judge, judge_pair
 from .ledger import Ledger
+
+__all__ = [
+    "EndpointJudge",
+    "FeedbackReport",
+    "HeuristicJudge",
+    "build_preference_dataset",
+    "judge_pair",
+    "score_response",
+]
 
 
 def score_response(
@@ -137,7 +146,8 @@ def build_preference_dataset(
         kept = [different(rows, max_similarity) for rows in whole]
         picked = pair_up(kept, pairs_per_prompt, seed)
         asked = {f"judgement {key}": (prompts[i], *ab) for key, (i, *ab) in picked}
-        judged = _judged(judge, asked, ledger, swap, workers)
+        texts = {key: (x, a["text"], b["text"]) for key, (x, a, b) in asked.items()}
+        judged = judge_all(judge, texts, ledger, swap, workers)
     count, left, unlike = (sum(map(len, rows)) for rows in (drawn, whole, kept))
     found = Counter(row["outcome"] for row in judged)
     outcomes = {name: found[name] for name in OUTCOMES}
@@ -165,30 +175,6 @@ def _name(judge: Judge) -> str:
     """The judge and its settings, the same in every process: no object's address."""
     name = getattr(judge, "__qualname__", repr(judge))
     return re.sub(r" at 0x[0-9a-f]+", "", name)
-
-
-def _judged(
-    judge: Judge, asked: dict, ledger: Ledger, swap: bool, workers: int
-) -> list:
-    """A judgement a question, in order, each kept by the thread that has it."""
-    lock = Lock()
-
-    def ask(key: str) -> None:
-        prompt, a, b = asked[key]
-        row = judge_pair(judge, prompt, a["text"], b["text"], swap).row()
-        with lock:
-            ledger.add(key, row, again=True)
-
-    known = {row["key"] for row in ledger if row.get("outcome", "failed") != "failed"}
-    with ThreadPoolExecutor(max_workers=max(1, workers)) as pool:
-        todo = [pool.submit(ask, key) for key in asked if key not in known]
-        try:
-            for done in as_completed(todo):
-                done.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    return [ledger.get(key) for key in asked]
 
 
 def _pair(question: tuple[str, dict, dict], judged: dict) -> PreferencePair:

@@ -339,7 +339,7 @@ for name, trainer in trainers.items():
     says[name] = sample_responses(policy, tokenizer, read, seed=3)
 
 # %%
-from dpo_tutorial.evaluator import DPOEvaluator
+from dpo_tutorial.evaluation import DPOEvaluator
 
 arbiter = HeuristicJudge() if english else GoldJudge(seed=2)
 wins = {}
