@@ -472,13 +472,13 @@ print(f"{measured['model']}, {n} pairs: attackers win {as_a:.0%} as A, {as_b:.0%
 pd.DataFrame(table)
 
 # %% [markdown]
-# Where results are shown: the two shares say how this judge decides, mostly by the place.
-# The log-odds are therefore averaged over both orders, in which a constant liking for a
-# place cancels, and the table has what an order adds to them, with 95 % intervals over
-# the pairs. An interval above zero is an order that works on this judge, [0, 0] an order
-# that the screen took away whole. Compare the columns for what a defence gains, and do
-# not read more into one small model than the intervals allow. The lesson that carries over: measure attacks on your own judge,
-# and keep the text of the judgements, so that somebody can look.
+# The two shares say how this judge decides: by the place. The log-odds are therefore
+# averaged over both orders, in which a constant liking for a place cancels, and the
+# table has what an order adds to them, with 95 % intervals over the pairs. An interval
+# above zero is an order that works on this judge; [0, 0] one that the screen took away
+# whole. Compare the columns for what a defence gains, and do not read more into one
+# small model than the intervals allow. The lesson that carries over: measure attacks on
+# your own judge, and keep the text of the judgements, so that somebody can look.
 #
 # ## How sure is a win rate?
 #
