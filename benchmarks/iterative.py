@@ -1,9 +1,9 @@
 """DPO in rounds against one round, at equal labels and steps: longer runs, more seeds.
 
-Five arms of `nano` with six seeds each: rounds with a fixed reference, with one that
-moves, with a falling beta, with a falling rate, and one round. Writes
-`benchmarks/results/iterative.json`, which notebook 10 reads. About ten minutes on two
-cores; runs are kept under `build/`.
+Six arms of `nano` with six seeds each: rounds with a fixed reference, with one that
+moves, with a falling beta, with a falling rate, rounds of stale data, and one round.
+Writes `benchmarks/results/iterative.json`, which notebook 10 reads. About eight minutes
+on two cores; runs are kept under `build/`.
 
     python benchmarks/iterative.py
 """
@@ -26,6 +26,7 @@ ARMS = {
     "rounds, moved": {"moved": True},
     "rounds, falling beta": {"betas": (0.2, 0.1, 0.05)},
     "rounds, falling rate": {"rates": (9e-3, 6e-3, 3e-3)},
+    "rounds, stale data": {"fresh": False},
 }
 SEEDS, STEPS, SIZE = (1, 2, 3, 4, 5, 6), 32, 12
 

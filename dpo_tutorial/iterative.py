@@ -27,6 +27,7 @@ from .training import TinyDPOTrainer
 def iterative_run(
     seed: int = 0,
     moved: bool = False,
+    fresh: bool = True,
     betas: Sequence[float] = (0.1, 0.1, 0.1),
     rates: Sequence[float] = (6e-3, 6e-3, 6e-3),
     steps: int = 8,
@@ -34,7 +35,8 @@ def iterative_run(
 ) -> list[dict[str, float]]:
     """A round for each of `betas` and `rates`: sample the policy, label, train `steps`.
 
-    The reference is the SFT model; with `moved`, the policy as the round begins.
+    The reference is the SFT model; with `moved`, the policy as the round begins. Not
+    `fresh`, the pairs of all rounds are the SFT model's: what is left is the restarts.
     Returns a row a round, as `offline_run`: `gold`, `kl` (to the SFT model, in nats)
     and `words` on held-out prompts; `labels` and `steps` so far; `share_before` and
     `share_after`, the on-policy share of the round's data (see `on_policy_share`).
@@ -42,14 +44,15 @@ def iterative_run(
     sft, policy, tokenizer = _models(seed)
     rows = []
     for k, (beta, rate) in enumerate(zip(betas, rates, strict=True)):
-        sampler = merged(policy)
+        sampler = merged(policy) if fresh else sft
         pairs = labelled_pairs(sampler, tokenizer, steps * batch_size, 100 * seed + k)
         settings = {"beta": beta, "learning_rate": rate, "steps": steps}
         reference = None if moved else sft
         trainer = _trainer(policy, tokenizer, pairs, reference, settings, batch_size)
         drawn = _logps(sampler, trainer)
+        shares = [on_policy_share(_logps(merged(policy), trainer), drawn)]
         trainer.train()
-        shares = 1.0, on_policy_share(_logps(merged(policy), trainer), drawn)
+        shares.append(on_policy_share(_logps(merged(policy), trainer), drawn))
         rows.append(_row(k, policy, sft, tokenizer, seed, shares))
         rows[-1] |= {"labels": (k + 1) * len(pairs), "steps": (k + 1) * trainer.step}
     return rows
