@@ -12,7 +12,7 @@ import math
 import random
 import re
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from itertools import chain, product, repeat
 
 from . import data_path
@@ -176,8 +176,12 @@ def _verdicts(positive: bool) -> dict[str, float]:
     return {"": 1 - rate, **shares}
 
 
+@lru_cache(maxsize=50_000)  # one run asks for the same texts again and again
 def parse(prompt: str, response: str) -> Parse:
-    """Read a response by the grammar, as far as it goes; ValueError off its prompts."""
+    """Read a response by the grammar, as far as it goes; ValueError off its prompts.
+
+    Treat what comes back as read-only: the same text gives the same object.
+    """
     return _follow(prompt, _Scribe(text=response.rstrip()))
 
 

@@ -17,7 +17,7 @@
 # - choose a variant from a table of what was measured here.
 #
 # **You need** [04 · DPO from scratch](04_dpo_from_scratch.ipynb) and
-# [07 · Beta](07_beta.ipynb). Measured on two CPU cores with `nano`: five to six minutes
+# [07 · Beta](07_beta.ipynb). Measured on two CPU cores with `nano`: about three minutes
 # the first time and 0.8 GB of memory; a second execution reads its runs from `build/`.
 #
 # Back: [07 · Beta](07_beta.ipynb) · Next: [09 · Evaluation](09_evaluation.ipynb)
@@ -504,21 +504,23 @@ def table(results):
 # A share of the labels, 0 to 40 %, is turned round; cDPO and robust DPO are told the
 # share, which is more than you would know. Without noise both are DPO and are not run.
 # *Predict* an order at 40 % from the pulls above. The trial is the mean over the three
-# noisiest levels.
+# noisiest levels. Its runs take minutes; `benchmarks/noise.py` keeps them in a file,
+# and one of them is run here again, to be held against it.
 
 # %%
-LEVELS = (0.0, 0.1, 0.2, 0.3, 0.4)
-usual = {"beta": 0.03, "learning_rate": 4e-3}
-plain = {
-    "sigmoid": [{"loss": "sigmoid", **usual}],
-    "IPO": [{"loss": "ipo", "tau": 0.01, "learning_rate": 2e-3}],
-}
-noise = {}
-for level in LEVELS:
-    told = {**usual, "label_smoothing": level}
-    more = {name: [{"loss": name.lower(), **told}] for name in ("cDPO", "robust")}
-    runs = plain | more if level else plain
-    noise[level] = run(compare, runs, faults={"label_noise": level})
+import json
+
+from dpo_tutorial import results_path
+
+measured = json.loads(results_path("noise.json").read_text())
+noise = {float(level): found for level, found in measured["results"].items()}
+LEVELS, plain = tuple(noise), measured["runs"]["0.2"]
+for name, stages in plain.items():
+    print(name, stages)
+one = {"sigmoid": plain["sigmoid"]}
+again = run(compare, one, seeds=(1,), faults={"label_noise": 0.2})
+kept = stack(noise[0.2][:1], "sigmoid").mean().item()
+print(f"gold: {kept:.2f} in the file, {stack(again, 'sigmoid').mean().item():.2f} here")
 
 # %%
 for what in ("gold", "kl"):

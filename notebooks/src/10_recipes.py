@@ -623,6 +623,7 @@ for n, (arm, (fmt, role)) in enumerate(looks.items()):
         axis.errorbar(found.index + 0.06 * (n - 1.5), found["median"], bars, **style)
         axis.set(xlabel="round", xticks=(1, 2, 3), ylabel=label)
 axes[1].set_yscale("symlog", linthresh=1)
+axes[1].set_ylim(bottom=-0.3)
 figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
 figure.suptitle("Four ways to spend the same labels and steps", fontsize=11)
 plt.show()
