@@ -17,7 +17,7 @@
 #
 # **You need** [04 · DPO from scratch](04_dpo_from_scratch.ipynb); Bradley-Terry and
 # best-of-n from [01](01_preferences_and_reward_models.ipynb) and the optimum $\pi^*$
-# from [02](02_from_rlhf_to_dpo.ipynb). Measured on two CPU cores: about four minutes
+# from [02](02_from_rlhf_to_dpo.ipynb). Measured on two CPU cores: about three minutes
 # the first time, under one after that; 1.1 GB of memory in the largest process.
 #
 # Back: [06 · Monitoring](06_monitoring.ipynb) · Next: [08 · Variants](08_variants.ipynb)
