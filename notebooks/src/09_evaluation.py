@@ -222,8 +222,9 @@ whole
 #
 # ## Judges with known faults
 #
-# The truth first: the share of pairs that a fair judge would give to the policy, without
-# its noise. Then five faults, one at a time. Each judgement keeps both verdicts, so one
+# The truth first: the share of pairs that a fair judge would give to the policy, its
+# noise averaged out. Then five faults, one at a time. Each judgement keeps both
+# verdicts, so one
 # evaluation tells what asking once would have said, either way round.
 
 # %%
@@ -264,9 +265,11 @@ table.round(2)
 
 # %% [markdown]
 # Read it row by row. A liking for the first response moves the two one-way columns apart;
-# swapping brings the rate back between them and pays with ties, which pull it towards
-# one half. A liking for length is in both orders alike, so that swapping does nothing: it
-# needs another cure, below. Noise pulls towards one half. Sloppiness costs pairs: they
+# swapping takes their mean and pays with more ties: a pair that the place decides
+# counts one half, whoever is better. Ties from chance alone, as in the gold row, do not
+# pull. A liking for length or flattery is in both orders alike, so that swapping does
+# nothing: length gets another cure, below. Noise pulls towards one half. Sloppiness
+# costs pairs: they
 # are left out, which is fair only as long as it does not depend on who would win.
 
 # %%
@@ -474,9 +477,11 @@ pd.DataFrame(table)
 # %% [markdown]
 # The two shares say how this judge decides: by the place. The log-odds are therefore
 # averaged over both orders, in which a constant liking for a place cancels, and the
-# table has what an order adds to them, with 95 % intervals over the pairs. An interval
-# above zero is an order that works on this judge; [0, 0] one that the screen took away
-# whole. Compare the columns for what a defence gains, and do not read more into one
+# table has what an order adds to them, with 95 % intervals over the pairs. The rows: an
+# order to ignore all instructions, a claim that experts checked, a verdict already
+# written, a line as if from the system. An interval above zero is an order that moves
+# this judge, though none turned a verdict; [0, 0] one that the screen took away whole.
+# Compare the columns for what a defence gains, and do not read more into one
 # small model than the intervals allow. The lesson that carries over: measure attacks on
 # your own judge, and keep the text of the judgements, so that somebody can look.
 #
@@ -559,8 +564,9 @@ print(f"{n} prompts: {power:.1%} of 1,000 simulated evaluations exclude one half
 assert 0.75 < power < 0.85
 
 # %% [markdown]
-# Half the margin needs four times the prompts. A win rate of 55 % from fifty prompts is
-# no result, whoever reports it.
+# Half the margin needs four times the prompts. The counts with ties are for the
+# bootstrap; Wilson's interval needs more. A win rate of 55 % from fifty prompts is no
+# result, whoever reports it.
 #
 # ## Do two judges agree?
 #
@@ -584,8 +590,10 @@ for name in [name for name in others if name not in ("gold", "sloppy")]:
 pd.DataFrame(kappas).T.round(2)
 
 # %% [markdown]
-# Even the same judge, asked anew, disagrees with itself on close calls: that is the
-# ceiling for the others, and a low kappa alone does not say who is wrong. Measure the
+# The table sets each judge against the gold one. Even the same judge, asked anew,
+# disagrees with itself on close calls: that is about the ceiling for the others, which
+# chance can lift a little above it. A low kappa alone does not say who is wrong.
+# Measure the
 # agreement of two people before you ask a model to agree with them.
 #
 # ## Holding length equal
@@ -645,7 +653,7 @@ for name in ("evaluations", "policies"):
 # In this world long reviews repeat themselves and lose gold reward, and "had both been
 # equally long" is another question than "which is better". Report both rates.
 #
-# The last two lines are from `benchmarks/length_control.py`, minutes of work kept in a
+# The last four lines are from `benchmarks/length_control.py`, minutes of work kept in a
 # file: 2,232 pairs each, by a fair judge and by one that likes length. One policy,
 # sampled and judged afresh ten times: the regression gives the fair rate back. Ten
 # policies, some of which came out longer than the baseline: it does where the raw rate
@@ -658,7 +666,8 @@ for name in ("evaluations", "policies"):
 # tasks from YAML files; four of ours are about the reviews. `dpo_phrase`: end a phrase
 # that was begun. `dpo_agreement`: was or were? `dpo_category`: of four adjectives equally
 # strong, which suits the subject? `dpo_neutral`: perplexity on reviews without an opinion
-# to speak of. The article calls a loss of over 5 % too aggressive.
+# to speak of. The article from which this course starts calls a loss of over 5 % too
+# aggressive.
 
 # %%
 from dpo_tutorial.tax import REVIEW_TASKS, alignment_tax, run_tasks
@@ -689,9 +698,10 @@ for nats, text in change[:3] + change[-3:]:
     print(f"{nats:+6.1f} nats: …{text}")
 
 # %% [markdown]
-# What lost most are long reviews with lukewarm and negative words: just what the
-# preference was against. A policy that did all that was asked of it would pay this
-# "tax". Perplexity on text like the training data measures the goal as well as the
+# What lost most has several lukewarm and negative words, which the preference was
+# against, and is longer than what rose: nats add up over the words, and "not great",
+# short and negative, rose too. A policy that did all that was asked of it would pay
+# this "tax". Perplexity on text like the training data measures the goal as well as the
 # damage; accuracies that do not depend on the preference are the better witness.
 #
 # They can deceive as well. `dpo_agreement_greedy` has the same items as `dpo_agreement`,
@@ -780,9 +790,10 @@ display(precision_recall(flags.rows["kinds"], [row["kinds"] for row in samples])
 check_for_pathologies(after, max_words=20, baseline=before)
 
 # %% [markdown]
-# A dozen cases a kind leave wide intervals, and real responses are harder than samples
-# made to be clear. The missed ones need understanding; the false alarms quote the words
-# without the fault. The last table is our policy's: a rate by itself says little, since
+# So few cases a kind leave wide intervals, and real responses are harder than samples
+# made to be clear. Most of the missed ones need understanding, some only another rule
+# (one word four times, bare markup); the false alarms have the words without the fault.
+# The last table is our policy's: a rate by itself says little, since
 # the SFT model may have had the fault before, so read the last column.
 #
 # ## How far did it move?
@@ -871,7 +882,9 @@ if small:
 # <details><summary>Answer</summary>
 #
 # It goes to one half, with ever more ties: a judge that looks only at the place agrees
-# with itself in no pair. The swap removes the bias, not the loss of information.
+# with itself in no pair. Wilson's interval, the one printed, does not narrow; the
+# bootstrap's does, since ties do not vary. The swap removes the bias, not the loss of
+# information.
 # </details>
 #
 # 3. *Find the bug.* A colleague reports 1,116 judged pairs from 279 prompts, four samples

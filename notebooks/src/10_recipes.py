@@ -252,8 +252,9 @@ for name, pairs in data.items():
     assert not [f for f in checked[name].findings if f.severity == "error"]
 
 # %% [markdown]
-# No errors, so the pairs may train. The share of longer winners is the one sign of a
-# biased judge that needs no truth. It is no proof: longer answers can be better ones.
+# No errors, so the pairs may train. The share of longer winners is a sign of a biased
+# judge that needs no truth, as many ties were above. It is no proof: longer answers can
+# be better ones.
 #
 # ### Train
 #
@@ -325,9 +326,12 @@ for name, pairs in data.items():
 # ### Evaluate on held-out prompts
 #
 # One answer a prompt from each adapter and from the SFT model, and the judges decide.
+# *Predict* for the length-biased judge: words, gold reward, and its two win rates.
+#
 # A policy trained on a judge's verdicts is to be evaluated by *another* judge where you
-# have one. Here the gold judge plays that part; the biased judge's own opinion stands
-# beside it.
+# have one: the **arbiter**. Here it is the gold judge with another seed. For the gold
+# adapter that is the same judge with fresh errors, so only the biased adapter gets a
+# truly different one. Each adapter's own judge stands beside it.
 
 # %%
 from dpo_tutorial.evaluation import sample_responses
@@ -365,7 +369,7 @@ pd.DataFrame(measured).T
 # %% [markdown]
 # ### What the bias did
 #
-# *Predict* for the length-biased judge: words, gold reward, and the two win rates.
+# The win rates once more, in one picture:
 
 # %%
 import matplotlib.pyplot as plt
@@ -444,8 +448,8 @@ ModelCard(text).save(saved / "README.md")
 print(text)
 
 # %% [markdown]
-# Now the part that is often left out: load it as a stranger would, from the folder
-# alone, and compare.
+# Now the part that is often left out: load the adapter from its folder, onto the base
+# model that it names, and compare.
 
 # %%
 from peft import AutoPeftModelForCausalLM
@@ -564,7 +568,9 @@ assert expected < math.log(2) - 0.01
 # labels and of steps on the SFT model's samples, in one go. Between the two stands an
 # arm of *stale* rounds: each with its own optimiser and schedule, as the rounds have,
 # but on the SFT model's samples. Without it, what a restart does would count for rounds.
-# First one seed of each, small, to see that the bill is the same.
+# First one seed of each, small, to see that the bill is the same. `share_before` and
+# `share_after` are the on-policy share of the round's data before and after training:
+# 1 if the policy is the one that drew them, less the further it has moved off.
 
 # %%
 from dpo_tutorial.experiments import run_all
@@ -660,14 +666,17 @@ assert stale.max() < 0.99
 # %% [markdown]
 # Read the intervals before the means. Arm by arm they hold zero: six seeds are too few
 # for differences of this size. Yet all four arms of fresh data end above both arms of
-# stale data, and stale rounds end where one round does, so that it is not the restarts.
+# stale data. Stale rounds are not told apart from one round either, but that interval
+# is wider than the gain itself, so that the restarts are not ruled out.
 # Averaged over the arms, in the last line but one, look whether fresh data leave zero
 # behind; that comparison was made after looking at the others, so take it as a reason
-# for a larger trial and not as its result. A reference that moves is not told apart
-# from a fixed one, nor a schedule from none; the falling beta has the narrowest KL.
+# for a larger trial and not as its result. Moved against fixed, and a schedule against
+# none, are not compared here: most lines are against one round. The falling beta has
+# the narrowest interval of KL at round three.
 #
-# The figure shows how stale data hurt: some of those runs drift far from the SFT model
-# for no reward. What rounds cost is sure: sampling and a judge in the loop, three times.
+# The figure shows one way to lose: after round three both arms of stale data have runs
+# more than ten nats from the SFT model, and so has the moving reference. What rounds
+# cost is sure: sampling and a judge in the loop, three times.
 #
 # ## What you did
 #
@@ -676,13 +685,13 @@ assert stale.max() < 0.99
 # - You let a run die, took it up again, and got the pairs of an uncut run.
 # - You trained an adapter with TRL and evaluated it on prompts it had not seen.
 # - You saw a judge's liking for length become the policy's, and its own win rate hide it.
-# - You saved an adapter with its card, and got the same outputs from the folder alone.
+# - You saved an adapter with its card, loaded it again, and got the same outputs.
 # - You found that TRL's second round moves the reference unasked, and how to fix it.
 # - You compared rounds with one round at equal labels and steps, with intervals.
 #
 # What a toy shows: the machinery, what a biased judge does to a policy, and where the
 # reference comes from. What it does not show: that rounds pay, or do not, for large
-# models and long runs, where the policy travels further than here.
+# models and long runs.
 #
 # ## Exercises
 #
@@ -711,8 +720,10 @@ assert stale.max() < 0.99
 #
 # <details><summary>Answer</summary>
 #
-# Add the arm to `ARMS` of `benchmarks/iterative.py` and to its seeds. The half-width of an interval over five seeds is 1.24 standard deviations of the paired
-# differences; three seeds have 2.48. Differences below that stay unseen.
+# Add the arm to `ARMS` of `benchmarks/iterative.py` and cut its `SEEDS` to five. The
+# half-width of an interval over five seeds is 1.24 standard deviations of the paired
+# differences; three seeds have 2.48. A mean difference below that leaves zero inside;
+# a true difference of that size is found only about half the time.
 # </details>
 #
 # 4. *Implementation.* Write a judge that gives both responses to an endpoint at once and

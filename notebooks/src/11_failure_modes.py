@@ -54,8 +54,13 @@ planted = clinic[clinic["treatment"] == "planted"]
 print(f"{len(clinic)} runs of {planted['case'].nunique()} cases, one of them healthy")
 
 # %% [markdown]
-# What a sound run of this size comes to, with intervals over three seeds. The gold
-# reward r* of the untrained reference is a little below zero (`data/README.md`).
+# What a sound run of this size comes to, with intervals over three seeds, which may
+# leave the range that a figure can have. Its settings, of which a case changes some:
+# 200 pairs, beta 0.1, a learning rate of 0.002. `gold` is r*, the review world's true
+# reward, a little below zero for the untrained reference (`data/README.md`); `kl` is in
+# nats; `flattery` and `parses` are the shares of responses that flatter and that are
+# well formed, `distinct` that of different ones; `nats a word` is the log of the
+# perplexity on neutral reviews.
 
 # %%
 from dpo_tutorial.evaluation import mean_interval
@@ -226,8 +231,9 @@ def samples(name, number=0):
 # %% [markdown]
 # ## Verbosity
 #
-# The annotator likes a response better for each word more. Articles advise to balance
-# lengths in the data, to filter, and to normalise the loss by length.
+# The annotator likes a response better for each word more, and heeds r* less than usual
+# (see the printed temperature; elsewhere it is 0.25). Articles advise to balance lengths
+# in the data, to filter, and to normalise the loss by length, here with a beta of 2.
 #
 # *Predict:* which of the three will bring the words down furthest?
 
@@ -277,10 +283,10 @@ case_file("noisy labels")
 
 # %% [markdown]
 # The training loss of the planted runs is below the healthy ones', on labels that are
-# two fifths noise: learnt by heart. Careful labels helped. To keep the agreed labels is
-# a good idea that starved here: few pairs are left, each seen more often, and three
-# noisy labels agree by chance too. Sampling on policy did not help either: the
-# responses were never the trouble.
+# two fifths noise: learnt by heart. Careful labels helped. Keeping the agreed labels was
+# not told apart from doing nothing: labels as noisy as these seldom agree three times,
+# so that few pairs are left, each seen more often, and some agree on the wrong side.
+# Nor was sampling on policy: it changes the responses, not the noise.
 #
 # The second cause: every label is right, and no pair is of use. The rejected responses
 # are reviews with their words in another order, which the policy would hardly write.
@@ -328,11 +334,11 @@ pd.DataFrame(taxes, index=list(names_of)).round(2)
 # All four repairs kept more of the neutral text; look at what each cost. Mixing in the
 # corpus held the model so well that its reward stayed near the untrained reference's. A
 # beta a hundred times higher at the same hot rate lost the reward too: beta says where
-# the optimum is, not how far a step goes. The SFT term kept both, and so, with a little
-# less of the text, did fewer steps. The second table has the tax of seed 1: set phrases
-# and "was or were" are all but untouched; which adjective suits a subject was lost to a
-# good part in the planted run; and neutral text costs far more than 5 %, in the healthy
-# run as well. Which skills you test decides whether you see a tax at all.
+# the optimum is, not how far a step goes. The SFT term kept both; fewer steps kept the
+# reward but gave up more of the text. The second table has the tax of seed 1: set
+# phrases and "was or were" are all but untouched; which adjective suits a subject was
+# lost to a good part in the planted run; and neutral text costs more than 5 % in every
+# row, the healthy run's too. Which skills you test decides whether you see a tax at all.
 #
 # ## Collapse
 #
@@ -352,8 +358,9 @@ samples("collapse")
 # Not one response of the planted runs parses. `diagnose_training_issues` heard it, and
 # so would anyone who reads a sample. Stopping by held-out loss could not be relied on:
 # in seed 1 that loss fell at every evaluation, so that the run never stopped, and the
-# other seeds stopped with much of the damage done. Ranking two given texts asks less
-# than writing one. A higher beta at the same rate did nothing. What helped was the
+# interval over the three seeds reaches from none to all. Ranking two given texts asks
+# less than writing one. At the same rate a higher beta left no response that parses
+# either. What helped was the
 # plain thing, a lower rate, which gives the healthy run.
 #
 # ## Training and held-out loss part
@@ -381,9 +388,13 @@ plt.show()
 # *Figure: training loss (line) and held-out loss (dots) of the planted run and of the
 # four repairs, side by side.*
 #
-# Read both columns. Fewer epochs and stopping early helped the held-out loss, a little,
-# and their r* is lower than that of the runs they were to repair: they learnt less of
-# everything. The planted runs themselves have about the reward of the healthy ones.
+# Read both columns, and two rows with care. "stop early" is judged by the same
+# held-out pairs that chose where it stops; the held-out loss of "smooth the labels"
+# is the smoothed one, which does not compare with the others. Fewer epochs (its 0.00
+# is a bound just above zero) and stopping early helped the held-out loss, a little,
+# and their mean r* is lower than that of the runs they were to repair: they learnt
+# less of everything. The planted runs themselves have about the reward of the healthy
+# ones.
 # More pairs gave the best of both, though with three seeds its gain in loss is not told
 # apart from none. The curves that part are true as a warning about the log; as a
 # measure of the text they mislead.
@@ -420,8 +431,8 @@ pd.DataFrame.from_dict(bugs, orient="index")
 # Four of them deserve a look.
 #
 # **Prompt scored.** In a summed DPO loss the prompt's log-probability is in both
-# responses and cancels from the margin (trap 13 of the course's list; in averaged losses
-# it does not). *Predict:* what happens to the rewards, and to the loss?
+# responses and cancels from the margin (in averaged losses it does not). *Predict:*
+# what happens to the rewards, and to the loss?
 
 # %%
 both = {
@@ -454,8 +465,10 @@ for name in ("healthy", "reference not frozen"):
 # In 20 steps the brake is hardly needed, and the two runs end up alike. What is lost is
 # the log: loss, margin and accuracy can no longer say when to stop.
 #
-# **Pads scored.** `TinyDPOTrainer` refuses such a run at its first step; the run above
-# had that guard taken off.
+# **Pads scored.** The reference's log-probs are computed once, in other batches than
+# those of training, so that a response has other padding there: with pads scored, the
+# first log-ratios are not zero. `TinyDPOTrainer` refuses such a run at its first step
+# (its message guesses at dropout, wrongly here); the run above had that guard taken off.
 
 # %%
 from dpo_tutorial.clinic import admitted
@@ -549,8 +562,9 @@ for name, case in CASES.items():
 # You read sixteen anonymous logs, committed yourself, and then saw the key; compared the
 # instruments with it, and found which causes none of them heard; tried the repairs that
 # articles name on seven causes, over three seeds, and kept the ones that failed on the
-# page as well; planted eight faults of the code and saw that some of them change the
-# metrics and not the policy, and one the policy and not the metrics.
+# page as well; read eight faults of the code and saw that one of them changes the
+# metrics and not the policy (prompt scored), and one turns the policy round while its
+# log looks sound (labels swapped).
 #
 # **What a toy shows, and what it does not.** Each cause is real and acted on a real
 # policy, and every number above comes from a run. But the runs are short and the model
@@ -585,8 +599,9 @@ for name, case in CASES.items():
 #
 # <details><summary>Answer to 3</summary>
 #
-# Write a curator like `faults.balanced`, and pass it as `curate` to `clinic.trial` on
-# top of `CASES["verbosity"].plant`. Count the pairs that are left before you judge.
+# No run here tells. Write a curator like `faults.balanced`, pass it as `curate` to
+# `clinic.trial` on top of `CASES["verbosity"].plant`, for three seeds, and compare the
+# words with those of "balance the lengths" above. Count the pairs that are left first.
 #
 # </details>
 #
