@@ -88,10 +88,10 @@ class DPOEvaluator:
             raise ValueError(
                 f"{len(prompts)} prompts, {workers} workers: expected one at least"
             )
-        pairs = list(
-            zip(prompts, *self._responses(prompts, seed, sampling), strict=True)
-        )
-        settings = {"judge": _name(self.judge), "swap": swap, "pairs": _digest(pairs)}
+        sides = self._responses(prompts, seed, sampling)
+        pairs = list(zip(prompts, *sides, strict=True))
+        settings = {"judge": judge_name(self.judge), "swap": swap}
+        settings |= {"pairs": _digest(pairs)}
         with Ledger(path, settings) as ledger:
             keyed = {str(i): pair for i, pair in enumerate(pairs)}
             rows = judge_all(self.judge, keyed, ledger, swap, workers)
@@ -151,7 +151,7 @@ def _texts(found: Iterable[str], number: int | None = None) -> list[str]:
     return texts
 
 
-def _name(judge: Judge) -> str:
+def judge_name(judge: Judge) -> str:
     """What a judge is called, the same in every process."""
     name = getattr(judge, "__qualname__", None) or repr(judge)
     return re.sub(r" at 0x[0-9a-fA-F]+", "", name)

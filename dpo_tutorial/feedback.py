@@ -19,7 +19,7 @@ from typing import Any
 from .candidates import different, digest, draw_candidates, fingerprint, pair_up
 from .data import PreferencePair
 from .endpoint import EndpointJudge
-from .evaluator import judge_all
+from .evaluator import judge_all, judge_name
 from .judges import OUTCOMES, Judge, judge_pair
 from .ledger import Ledger
 
@@ -134,7 +134,7 @@ def build_preference_dataset(
     _check(prompts, temperatures, max_similarity, pairs_per_prompt)
     inputs = [as_input(prompt) for prompt in prompts]
     sampling |= {"seed": seed, "batch_size": batch_size}
-    settings = {"model": fingerprint(model), "judge": _name(judge)}
+    settings = {"model": fingerprint(model), "judge": judge_name(judge)}
     settings |= {"prompts": digest(text.encode() for text in (*prompts, *inputs))}
     settings |= {"swap": swap, "temperatures": [*temperatures]}
     settings |= {"filter": [max_similarity, pairs_per_prompt], "sampling": sampling}
@@ -169,12 +169,6 @@ def _check(prompts, temperatures, max_similarity: float, pairs: int) -> None:
             f"max_similarity is {max_similarity}, pairs_per_prompt {pairs}: expected a "
             "similarity above 0 and up to 1, and one pair at least"
         )
-
-
-def _name(judge: Judge) -> str:
-    """The judge and its settings, the same in every process: no object's address."""
-    name = getattr(judge, "__qualname__", repr(judge))
-    return re.sub(r" at 0x[0-9a-f]+", "", name)
 
 
 def _pair(question: tuple[str, dict, dict], judged: dict) -> PreferencePair:

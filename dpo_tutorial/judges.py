@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import random
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .reviews import gold_reward, parse
+from .reviews import Annotator, gold_reward
 
 Judge = Callable[[str, str, str], str]
 OUTCOMES = ("A", "B", "tie", "unparseable", "failed")
@@ -173,13 +172,11 @@ class GoldJudge:
 
     def probability(self, prompt: str, response_a: str, response_b: str) -> float:
         """P(the answer is A), ties aside."""
-        a, b = parse(prompt, response_a), parse(prompt, response_b)
-        gap = gold_reward(prompt, response_a) - gold_reward(prompt, response_b)
-        logit = gap / self.temperature + self.position_bias
-        logit += self.length_bias * (a.words - b.words)
-        logit += self.flattery_bias * (a.flattery - b.flattery)
-        p = 0.5 * (1 + math.tanh(logit / 2))  # the logistic function, no overflow
-        return self.label_noise + (1 - 2 * self.label_noise) * p
+        annotator = Annotator(
+            self.temperature, self.label_noise, self.length_bias, self.flattery_bias
+        )
+        asked = (prompt, response_a, response_b)
+        return annotator.probability(*asked, more=self.position_bias)
 
     def __call__(self, prompt: str, response_a: str, response_b: str) -> str:
         asked = (prompt, response_a, response_b)

@@ -92,12 +92,14 @@ class Annotator:
             )
         self._rng = random.Random(self.seed)
 
-    def probability(self, prompt: str, first: str, second: str) -> float:
-        """P(the label says that `first` wins), noise included."""
+    def probability(
+        self, prompt: str, first: str, second: str, more: float = 0.0
+    ) -> float:
+        """P(the label says that `first` wins), noise included; `more` log-odds."""
         a, b = parse(prompt, first), parse(prompt, second)
         gap = gold_reward(prompt, first) - gold_reward(prompt, second)
         logit = gap / self.temperature + self.length_bias * (a.words - b.words)
-        logit += self.flattery_bias * (a.flattery - b.flattery)
+        logit += self.flattery_bias * (a.flattery - b.flattery) + more
         wins = 0.5 * (1 + math.tanh(logit / 2))  # the logistic function, no overflow
         return self.label_noise + (1 - 2 * self.label_noise) * wins
 

@@ -25,7 +25,9 @@ Written by `scripts/symptoms.py` from the runs of
 review world, {seeds} seeds. Each cause was planted; the instruments were not told. In
 brackets: 95 % intervals over seeds. "Helped" and "harmed" are said where the interval
 of the change leaves out zero, "not told apart" where it does not. Small runs of a small
-model: take the page as a list of what to look at, in which order.
+model: take the page as a list of what to look at, in which order. Two rows of
+overfitting flatter or blur: "stop early" is judged by the held-out pairs that chose its
+end, and the held-out loss of "smooth the labels" is the smoothed one.
 """
 BUG_HEAD = """## Faults of the code
 
