@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import partial
-from itertools import islice
-from pathlib import Path
+from itertools import count, islice
 from typing import Any
 
 import torch
@@ -21,16 +21,15 @@ from torch.optim import AdamW
 from tqdm.auto import trange
 from transformers import get_linear_schedule_with_warmup
 
-from . import written_whole
+from .checkpoint import Resumable
 from .data import collate, tokenize_pair
 from .losses import IGNORE, compute_log_probs, dpo_loss
 from .models import shuffled
-
-_STATEFUL = ("model", "adam", "schedule")
+from .speed import bucketed, preference_log_probs
 
 
 @dataclass(eq=False)
-class TinyDPOTrainer:
+class TinyDPOTrainer(Resumable):
     """DPO's loop in the open: one policy, a frozen reference, a history.
 
     `model` is the policy, trained in place; `rows` are string rows or
@@ -40,6 +39,9 @@ class TinyDPOTrainer:
     `eval_every` steps, one of `eval_*` over `eval_rows`; `on_log` is called with each.
     `average_log_probs` divides log-probs by the responses' tokens before the loss, and
     `loss` takes `dpo_loss`'s place: four (B,) log-probs in, its three tensors out.
+    The last five are for speed: `share_prompt` and `logits` are those of
+    `speed.preference_log_probs`; `bucket` makes batches of pairs of like length;
+    `fused` takes AdamW in one kernel; `autocast` lowers precision, and so is not exact.
     Raises ValueError for bad rows, before any step; RuntimeError if the first
     log-ratios are not zero; FloatingPointError if the loss is not finite.
     """
@@ -65,6 +67,11 @@ class TinyDPOTrainer:
     eval_every: int = 0
     seed: int = 0
     on_log: Callable[[dict], None] | None = None
+    share_prompt: bool = False
+    logits: str = "responses"
+    bucket: bool = False
+    fused: bool = False
+    autocast: torch.dtype | None = None
 
     def __post_init__(self) -> None:
         if self.reference is self.model:
@@ -78,6 +85,7 @@ class TinyDPOTrainer:
         self.eval_ids, self.eval_reference = self._prepare(self.eval_rows)
         self.trainable = [p for p in self.model.parameters() if p.requires_grad]
         options = {"eps": self.adam_epsilon, "weight_decay": 0.0}
+        options |= {"fused": True} if self.fused else {}
         self.adam = AdamW(self.trainable, lr=self.learning_rate, **options)
         warm = math.ceil(self.warmup * self.steps)
         self.schedule = get_linear_schedule_with_warmup(self.adam, warm, self.steps)
@@ -89,18 +97,34 @@ class TinyDPOTrainer:
         """Token ids, and the reference's log-probs of chosen and rejected: (n, 2)."""
         ids = [tokenize_pair(row, self.tokenizer, self.max_length) for row in rows]
         frozen = self.reference or self.model
-        batches = [collate(b, self.tokenizer.pad_token_id) for b in self._batches(ids)]
-        logps = [compute_log_probs(frozen, **b).cpu().view(2, -1).T for b in batches]
-        return ids, torch.cat([torch.empty(0, 2), *logps])
+        logps = [self._log_probs(frozen, b).view(2, -1).T for b in self._batches(ids)]
+        return ids, torch.cat([torch.empty(0, 2), *(x.cpu() for x in logps)])
 
     def _batches(self, ids: list[dict]) -> list[list[dict]]:
         size = self.batch_size
         return [ids[i : i + size] for i in range(0, len(ids), size)]
 
+    def _log_probs(self, model: Any, rows: list[dict]) -> Tensor:
+        """Of the chosen, then of the rejected responses: (2B,)."""
+        pad, kind = self.tokenizer.pad_token_id, next(model.parameters()).device.type
+        low = self.autocast
+        with torch.autocast(kind, low) if low is not None else nullcontext():
+            if self.share_prompt or self.logits != "responses":
+                ways = {"share_prompt": self.share_prompt, "logits": self.logits}
+                return preference_log_probs(model, rows, pad, **ways)
+            return compute_log_probs(model, **collate(rows, pad))
+
+    def _order(self) -> Iterator[list[int]]:
+        """The batches to come, for ever."""
+        size, done = self.batch_size, self.step * self.accumulation
+        if self.bucket:
+            return bucketed(self.train_ids, size, self.seed, done)
+        order = shuffled(len(self.train_ids), self.seed, done * size)
+        return (list(islice(order, size)) for _ in count())
+
     def train(self, until: int | None = None) -> list[dict[str, float]]:
         """Run to the last step, or to step `until`; returns the history."""
-        done = self.step * self.batch_size * self.accumulation
-        order = shuffled(len(self.train_ids), self.seed, done)
+        order = self._order()
         last = min(until or self.steps, self.steps)
         for step in trange(self.step + 1, last + 1, desc="DPO", leave=False):
             parts = [self._backward(step, order) for _ in range(self.accumulation)]
@@ -114,9 +138,9 @@ class TinyDPOTrainer:
                     self.on_log(self.history[-1])
         return self.history
 
-    def _backward(self, step: int, order: Iterator[int]) -> dict[str, Tensor]:
+    def _backward(self, step: int, order: Iterator[list[int]]) -> dict[str, Tensor]:
         """Add the next batch's gradients; its metrics, detached."""
-        picked = list(islice(order, self.batch_size))
+        picked = next(order)
         rows = [self.train_ids[i] for i in picked]
         metrics = self._metrics(rows, self.train_reference[picked])
         self._check(step, metrics, self.train_reference[picked, 0])
@@ -141,15 +165,14 @@ class TinyDPOTrainer:
 
     def _metrics(self, rows: list[dict], reference: Tensor) -> dict[str, Tensor]:
         """Loss, with its gradient, and metrics of a batch: each (B,)."""
-        batch = collate(rows, self.tokenizer.pad_token_id)  # (2B, T)
-        chosen, rejected = compute_log_probs(self.model, **batch).chunk(2)  # (B,) each
+        chosen, rejected = self._log_probs(self.model, rows).chunk(2)  # (B,) each
         logps = [chosen, rejected, *reference.to(chosen.device).unbind(1)]  # (B,) each
         if self.average_log_probs:
+            batch = collate(rows, self.tokenizer.pad_token_id)  # (2B, T)
             counts = (batch["labels"] != IGNORE).sum(1).to(chosen.device).chunk(2)
             logps = [x / n for x, n in zip(logps, counts * 2, strict=True)]
-        options = {
-            k: getattr(self, k) for k in ("beta", "label_smoothing", "loss_type")
-        }
+        names = ("beta", "label_smoothing", "loss_type")
+        options = {name: getattr(self, name) for name in names}
         losses, won, lost = (self.loss or partial(dpo_loss, **options))(*logps)
         return {
             "loss": losses,
@@ -167,33 +190,10 @@ class TinyDPOTrainer:
         if not torch.isfinite(loss := metrics["loss"].mean()):
             seen = f"the loss is {loss} at step {step}"
             raise FloatingPointError(f"{seen}: lower the learning rate")
-        if step == 1 and self.reference is None and gap > 1e-2:
+        near = 1e-2 if self.autocast is None else 1.0  # nats; bf16 keeps 8 bits
+        if step == 1 and self.reference is None and gap > near:
             remedy = "the policy differs from its own reference; is dropout on?"
             raise RuntimeError(f"the first log-ratios reach {gap}, not 0: {remedy}")
-
-    def _settings(self) -> dict[str, Any]:
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {k: v for k, v in values.items() if isinstance(v, (int, float, str))}
-
-    def save(self, folder: str | Path) -> None:
-        """Write what `resume` needs to `folder`/state.pt, whole or not at all."""
-        state = {part: getattr(self, part).state_dict() for part in _STATEFUL}
-        state["settings"] = self._settings()
-        state["references"] = [self.train_reference, self.eval_reference]
-        state["progress"] = [self.step, self.history]
-        with written_whole(Path(folder) / "state.pt") as scratch:
-            torch.save(state, scratch)
-
-    def resume(self, folder: str | Path) -> None:
-        """Take up the run `save` left in `folder`; ValueError if it was another one."""
-        state = torch.load(Path(folder) / "state.pt", weights_only=True)
-        if state["settings"] != self._settings():
-            seen = f"{folder} holds a run with {state['settings']}"
-            raise ValueError(f"{seen}: make the trainer with those settings")
-        for part in _STATEFUL:
-            getattr(self, part).load_state_dict(state[part])
-        self.train_reference, self.eval_reference = state["references"]
-        self.step, self.history = state["progress"]
 
 
 def _mean(parts: list[dict[str, Tensor]]) -> dict[str, float]:

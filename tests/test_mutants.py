@@ -476,6 +476,58 @@ MUTANTS = [
         [("features * [0, 1]", "features * [1, 1]")],
         "test_winrates.py::test_length_control_recovers_a_planted_truth",
     ),
+    (
+        "speed: the rejected response sees the chosen one",
+        "sharing",
+        [("((k == 0) | (k == q))", "(k >= 0)")],
+        "test_speed.py",
+    ),
+    (
+        "speed: positions run on over both responses",
+        "sharing",
+        [("*range(p, p + c), *range(p, p + r)]", "*range(p, p + c + r)]")],
+        "test_speed.py",
+    ),
+    (
+        "speed: the chosen's last token predicts the rejected's first",
+        "sharing",
+        [("[last, *range(p + c, p + c + r)]", "[*range(p + c - 1, p + c + r)]")],
+        "test_speed.py",
+    ),
+    (
+        "speed: padding is scored",
+        "speed",
+        [('"labels": IGNORE}', '"labels": 0}')],
+        "test_speed.py",
+    ),
+    (
+        "22: too few ranks are let pass",
+        "launch",
+        [
+            (
+                "if (seen := count_ranks()) != expected:",
+                "if (seen := count_ranks()) > expected:",
+            )
+        ],
+        "test_processes.py::test_too_few_ranks_are_an_error_in_each",
+    ),
+    (
+        "22: the ranks are those that were asked for",
+        "launch",
+        [
+            (
+                "        return 1\n    one = ",
+                '        return int(os.environ.get("WORLD_SIZE", 1))\n    one = ',
+            )
+        ],
+        "test_processes.py::test_ranks_are_counted_from_inside",
+    ),
+    (
+        "22: each rank counts itself alone",
+        "launch",
+        [("    distributed.all_reduce(one)\n", "")],
+        "test_processes.py::test_ranks_are_counted_from_inside",
+    ),
 ]
 
 

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import launch_command_parser
+from torch.distributed.run import get_args_parser as torchrun_parser
 from trl.cli.main import main as trl_command
 from trl.scripts.dpo import make_parser
 
@@ -16,6 +19,7 @@ from dpo_tutorial import data_path
 
 FOLDER = Path(__file__).parent.parent / "recipes"
 RECIPES = sorted(FOLDER.glob("dpo_*.yaml"))
+LAUNCHES = sorted((FOLDER / "accelerate").glob("*.yaml"))
 KEPT_OTHERWISE = ("report_to", "gradient_checkpointing")  # TRL makes a list, a bool
 
 
@@ -69,6 +73,58 @@ def test_the_7b_recipe_is_the_one_that_is_described():
     assert (model.dtype, training.bf16) == ("bfloat16", True)
     assert model.attn_implementation == "flash_attention_2"
     assert training.report_to == ["wandb"]
+
+
+@pytest.mark.parametrize("path", LAUNCHES, ids=lambda p: p.stem)
+def test_accelerate_takes_every_key(path, tmp_path):
+    read = vars(load_config_from_file(str(path)))
+    settings = yaml.safe_load(path.read_text())
+    assert {k: read[k] for k in settings} == settings
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text(yaml.safe_dump({**settings, "num_procceses": 2}))
+    with pytest.raises(ValueError, match="num_procceses"):
+        load_config_from_file(str(wrong))
+
+
+@pytest.mark.parametrize("path", LAUNCHES, ids=lambda p: p.stem)
+def test_accelerate_knows_what_stands_under_an_engine(path):
+    """Its launcher takes them as options; one that it does not know, it drops."""
+    settings = yaml.safe_load(path.read_text())
+    options = vars(launch_command_parser().parse_args(["script.py"]))
+    under = {**settings.get("fsdp_config", {}), **settings.get("deepspeed_config", {})}
+    assert under.keys() <= options.keys()
+    assert settings["distributed_type"] != "MULTI_CPU"
+    assert bool(under) == (path.stem != "ddp")
+
+
+def test_deepspeed_knows_what_stands_in_its_configuration():
+    pytest.importorskip("deepspeed")
+    from deepspeed.runtime import constants
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+    settings = json.loads((FOLDER / "deepspeed_zero3.json").read_text())
+    zero = settings["zero_optimization"]
+    zero |= {k: 1 for k, v in zero.items() if v == "auto"}  # transformers fills it in
+    config = DeepSpeedZeroConfig(**zero)
+    assert (config.stage, config.offload_param.device) == (3, "cpu")
+    fields = DeepSpeedZeroConfig.model_fields.items()
+    assert zero.keys() <= {name for k, f in fields for name in (k, f.alias)}
+    names = {value for value in vars(constants).values() if isinstance(value, str)}
+    assert settings.keys() - {"zero_optimization"} <= names
+
+
+def test_what_was_not_executed_says_so():
+    text = (FOLDER / "slurm.sh").read_text()
+    assert text.splitlines()[1].startswith("# NOT EXECUTED HERE")
+    subprocess.run(["bash", "-n", str(FOLDER / "slurm.sh")], check=True)
+    launch = text[text.index("srun torchrun") :].replace("\\\n", " ").split()[2:]
+    known, rest = torchrun_parser().parse_known_args(launch)
+    assert (known.training_script, rest) == ("recipes/train.py", [])
+    assert (known.nproc_per_node, known.rdzv_backend) == ("4", "c10d")
+    recipe = yaml.safe_load((FOLDER / "dpo_distilgpt2.yaml").read_text())
+    given = dict(zip(*[iter(known.training_script_args)] * 2, strict=True))
+    ranks, each = int(given["--expect_ranks"]), "per_device_train_batch_size"
+    assert ranks * int(given[f"--{each}"]) == recipe[each]
 
 
 @pytest.mark.slow
