@@ -1,16 +1,19 @@
-# make notebooks | test | lab | outputs | nano | clean; each sets .venv up by itself.
+# make notebooks | test | lab | site | slides | exercises | outputs | nano | clean; each sets .venv up by itself.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 LOWEST := .venv-lowest
 
-.PHONY: help notebooks test test-lowest lab outputs headers nano clean
+.PHONY: help notebooks test test-lowest lab site slides exercises outputs headers nano clean
 
 help:
 	@echo "make notebooks   execute every notebook into build/notebooks, as HTML too"
 	@echo "make lab         open JupyterLab"
 	@echo "make test        ruff, unit tests, and every notebook under nbmake"
 	@echo "make test-lowest losses and parity with TRL, on the oldest TRL admitted"
+	@echo "make site        the course as web pages that read offline, in build/site"
+	@echo "make slides      slides of the notebooks' own cells, in build/slides"
+	@echo "make exercises   rebuild notebooks/exercises and notebooks/solutions (NB=\"01\")"
 	@echo "make outputs     rebuild notebooks/*.ipynb from notebooks/src (NB=\"00 04\")"
 	@echo "make nano        train data/nano again (about ten minutes)"
 	@echo "make clean       forget what was computed (make distclean: .venv too)"
@@ -25,7 +28,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(check-python)
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q -c constraints.txt torch
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[lab,test]'
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[lab,test,scale,site]'
 	@touch $@
 
 $(LOWEST)/.installed: pyproject.toml constraints-lowest.txt
@@ -53,6 +56,16 @@ lab: $(STAMP)
 
 outputs: $(STAMP)
 	$(BIN)/python scripts/notebooks.py outputs $(NB)
+
+site: $(STAMP)
+	HF_HUB_OFFLINE=1 $(BIN)/python scripts/site.py
+	$(BIN)/python scripts/slides.py build/site/slides
+
+slides: $(STAMP)
+	$(BIN)/python scripts/slides.py
+
+exercises: $(STAMP)
+	$(BIN)/python scripts/exercises.py build $(NB)
 
 headers: $(STAMP)
 	$(BIN)/python scripts/notebooks.py headers

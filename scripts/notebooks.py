@@ -15,6 +15,7 @@ import base64
 import io
 import os
 import re
+import shutil
 import time
 import tomllib
 from pathlib import Path
@@ -86,6 +87,8 @@ def execute(notebook, folder: Path) -> float:
 
     quiet = {"TQDM_DISABLE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
     env = {**os.environ, **quiet}  # no bars in the outputs
+    if not shutil.which("nvidia-smi"):  # DeepSpeed prints what it finds, with the time
+        env.setdefault("DS_ACCELERATOR", "cpu")
     start = time.perf_counter()
     client = NotebookClient(
         notebook,

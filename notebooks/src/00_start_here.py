@@ -304,10 +304,10 @@ plt.show()
 # | [09 · Evaluation](09_evaluation.ipynb) | judge a model so that a sceptic accepts it |
 # | [10 · Recipes](10_recipes.ipynb) | run AI feedback and iterative DPO end to end |
 # | [11 · Failure modes](11_failure_modes.ipynb) | recognise each failure and repair it |
-# | 12 · Scaling | know what a run will cost, and take it past one machine |
+# | [12 · Scaling](12_scaling.ipynb) | know what a run will cost, and take it past one machine |
 #
 # In a hurry? Read 04. Here for the mathematics? 01 and 02. With data of your own? 03.
-# The notebook without a link is still being written.
+# Each chapter from 01 on has an exercise notebook, in `exercises/`.
 #
 # ## What you did
 #

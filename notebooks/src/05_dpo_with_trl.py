@@ -667,7 +667,7 @@ sizes |= {"adapters, gradients, Adam in 8 bits": (2 + 2 + 2) * added}
 sizes |= {"checkpoints, bf16": 2 * hidden * mistral.num_hidden_layers}
 sizes |= {"one layer": 34 * hidden, "a tile": 4 * tokens * mistral.vocab_size}
 sizes = pd.Series(sizes, name="GB") / 1e9
-full = 14 * model.num_parameters() / 1e9  # bf16: weights, gradients, reference; Adam: 8
+full = 18 * model.num_parameters() / 1e9  # bf16: 3 x 2; Adam and a float32 copy: 12
 print(f"QLoRA {sizes.sum():.1f} GB; full fine-tuning {full:.0f} GB and activations")
 sizes.round(2)
 

@@ -23,7 +23,7 @@
 # together, and 0.9 GB of memory in the largest process; half a minute when the runs are
 # already under `build/`. Allow ninety minutes for reading and guessing.
 #
-# Back: [10 · Recipes](10_recipes.ipynb) · Next: 12 · Scaling (in preparation)
+# Back: [10 · Recipes](10_recipes.ipynb) · Next: [12 · Scaling](12_scaling.ipynb)
 
 # %%
 # In Colab this installs the course and leaves torch as it is; elsewhere, nothing.
@@ -625,4 +625,4 @@ for name, case in CASES.items():
 #   [arXiv 2410.08847](https://arxiv.org/abs/2410.08847)
 # - Tajwar et al. 2024, on-policy data: [arXiv 2404.14367](https://arxiv.org/abs/2404.14367)
 #
-# Back: [10 · Recipes](10_recipes.ipynb) · Next: 12 · Scaling (in preparation)
+# Back: [10 · Recipes](10_recipes.ipynb) · Next: [12 · Scaling](12_scaling.ipynb)
