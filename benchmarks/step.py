@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from importlib.metadata import version
 from itertools import islice, pairwise
@@ -255,18 +256,15 @@ def run_trl(job: dict, rows: list[dict], tokenizer: Any, meter: Meter) -> None:
 
 
 def work(job: dict) -> None:
-    """The child: one job after another, until its input ends."""
+    """The child: one job, a step each time it is told."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print goes elsewhere
-    while job:
-        torch.set_num_threads(job["threads"])
-        tokenizer = AutoTokenizer.from_pretrained(job["folder"])
-        size = job["pairs"] * job["steps"]
-        rows = text_rows(tokenizer, size, job["prompt"], job["response"])
-        run = run_ours if job["trl"] is None else run_trl
-        run(job, rows, tokenizer, Meter(job["device"], answers))
-        line = sys.stdin.readline()
-        job = json.loads(line) if line else None
+    torch.set_num_threads(job["threads"])
+    tokenizer = AutoTokenizer.from_pretrained(job["folder"])
+    size = job["pairs"] * job["steps"]
+    rows = text_rows(tokenizer, size, job["prompt"], job["response"])
+    run = run_ours if job["trl"] is None else run_trl
+    run(job, rows, tokenizer, Meter(job["device"], answers))
 
 
 class Child:
@@ -279,11 +277,6 @@ class Child:
         env = os.environ | quiet | {"OMP_NUM_THREADS": str(job["threads"])}
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (as long as the child)
         self.process = subprocess.Popen(command, env=env, stderr=self.errors, **pipes)
-        assert self.hear() == "ready"
-
-    def again(self, **job: Any) -> None:
-        """Another job in the same process."""
-        self.tell(job)
         assert self.hear() == "ready"
 
     def step(self) -> dict:
@@ -358,11 +351,13 @@ def compare(taken: dict[str, list[dict]], job: dict) -> list[dict]:
     return sorted(rows, key=lambda row: row["trl"])
 
 
-def comparison(job: dict, kinds: tuple = ("live", "precomputed")) -> list[dict]:
+def comparison(
+    job: dict, kinds: tuple = ("live", "precomputed"), vocabulary: int | None = None
+) -> list[dict]:
     """Fresh processes, in turn."""
     with tempfile.TemporaryDirectory() as folder:
         job = job | {"folder": folder + "/model"}
-        build_model(job["shape"], job["folder"])
+        build_model(job["shape"], job["folder"], vocabulary)
         names = {"ours": None} | {kind: kind for kind in kinds}
         children = {name: Child(**job, trl=kind) for name, kind in names.items()}
         taken = in_turn(children, job["steps"])
@@ -390,26 +385,18 @@ GROWTH = {  # one of them at a time, the rest as in the middle
 
 
 def growth(job: dict) -> list[dict]:
-    """Ours and TRL (reference ahead), each in a process that gets job after job."""
-    found, children = [], {}
+    """Ours and TRL with the reference ahead, along each axis."""
+    found = []
     for axis, values in GROWTH.items():
         for value in values:
-            with tempfile.TemporaryDirectory() as folder:
-                vocabulary = value if axis == "vocabulary" else None
-                now = job | {"folder": folder + "/model", "steps": 3}
-                now |= {axis: value} if vocabulary is None else {}
-                build_model(now["shape"], now["folder"], vocabulary)
-                for name, kind in (("ours", None), ("precomputed", "precomputed")):
-                    if name in children:
-                        children[name].again(**now, trl=kind)
-                    else:
-                        children[name] = Child(**now, trl=kind)
-                (row,) = compare(in_turn(children, 3), now)
-            found.append({"axis": axis, "value": value, **row})
+            now, vocabulary = job | {"steps": 3}, None
+            if axis == "vocabulary":
+                vocabulary = value
+            else:
+                now |= {axis: value}
             print(axis, value, end=": ")
-            show(row)
-    for child in children.values():
-        child.close()
+            (row,) = comparison(now, ("precomputed",), vocabulary)
+            found.append({"axis": axis, "value": value, **row})
     return found
 
 
@@ -612,25 +599,20 @@ def size_of(shape: str) -> int:
         return AutoModelForCausalLM.from_config(SHAPES[shape]()).num_parameters()
 
 
-def on_cpu(job: dict, rounds: int) -> dict[str, list[dict]]:
-    comparisons = [
-        row
-        for changes in (
-            {},
-            {"logits": "chunks"},
-            {"pairs": 8},
-            {"lora": True},
-            {"shape": "nano"},
-            {"shape": "nano", "lora": True},
-        )
-        for row in comparison(job | changes)
+def on_cpu(job: dict, rounds: int) -> Iterator[tuple[str, list[dict]]]:
+    """The parts that a CPU can measure, each with its name as soon as it is there."""
+    changed = [
+        {},
+        {"logits": "chunks"},
+        {"pairs": 8},
+        {"lora": True},
+        {"shape": "nano"},
+        {"shape": "nano", "lora": True},
     ]
+    yield "growth", growth(job)
+    yield "comparisons", [row for new in changed for row in comparison(job | new)]
     small = gains(job | {"shape": "nano"}, 3 * rounds)
-    return {
-        "comparisons": comparisons,
-        "gains": gains(job, rounds) + padding(job) + small,
-        "growth": growth(job),
-    }
+    yield "gains", gains(job, rounds) + padding(job) + small
 
 
 def main() -> None:
@@ -658,10 +640,15 @@ def main() -> None:
         here = {"gpu": gpu, "gpu_machine": machine(asked.device, asked.threads)}
         result = result | old | here
     else:
-        result |= on_cpu(job, asked.rounds)
         result |= {"machine": machine(asked.device, asked.threads), "gpu": gpu}
-        result |= {k: v for k, v in old.items() if k.startswith("gpu")}
-    with written_whole(asked.out) as scratch:
+        result = old | result
+        for name, part in on_cpu(job, asked.rounds):
+            save(result := result | {name: part}, asked.out)
+    save(result, asked.out)
+
+
+def save(result: dict, path: Path) -> None:
+    with written_whole(path) as scratch:
         scratch.write_text(json.dumps(result, indent=1) + "\n")
 
 

@@ -12,8 +12,8 @@
 # - repair each, and show before and after what the repair was worth;
 # - deliver a policy within a budget of KL and forgetting, scored by a script.
 #
-# **You need** notebooks 03 to 11. Measured on two CPU cores with `nano`: MINUTES of computing
-# and MEMORY of memory; allow a day of work, alone or in pairs.
+# **You need** notebooks 03 to 11. Measured on two CPU cores with `nano`: about one minute of computing
+# and 1 GB of memory; allow a day of work, alone or in pairs.
 #
 # Back: [12 · Scaling](12_scaling.ipynb) · Start: [00 · Start here](00_start_here.ipynb)
 
@@ -94,8 +94,8 @@ baseline = score_policy(trainer.model, tokenizer, "DPO on the file as it is")
 baseline
 
 # %% [markdown]
-# Accuracy and margin rise as in every sound run, and the policy is worth less than the
-# model it began as. Nothing in the log says why. Look at the words.
+# The loss ends below $\ln 2$ and the margin above zero, as in a sound run, and the policy
+# is worth less than the model it began as. Nothing in the log says why. Look at the words.
 #
 # ## The leaderboard
 #
@@ -109,7 +109,8 @@ board = pd.read_csv(data_path("project/leaderboard.csv"))
 board.round(2)
 
 # %% [markdown]
-# The last rows are not a ceiling; they come from the simplest repairs. In your own copy:
+# The first row is no ceiling; it comes from the simplest repairs, and it is over the budget
+# of one of the two. Mind the last row: one repair alone is worse than none. In your own copy:
 #
 # ```python
 # from dpo_tutorial.project import enter

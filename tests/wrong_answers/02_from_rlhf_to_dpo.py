@@ -59,12 +59,12 @@ WRONG = {
         (
             "multiplies them",
             "return float(torch.tensor(betas).prod())",
-            "its own factor to the exponent",
+            "by what is r multiplied in the exponent",
         ),
         (
             "divides by the number of rounds, whatever their betas",
             "return betas[0] / len(betas)",
-            "its own factor to the exponent",
+            "by what is r multiplied in the exponent",
         ),
         (
             "takes the last round for the only one",

@@ -121,7 +121,7 @@ upto = (ref * (scores <= scores[:, None])).sum(1)
 below = (ref * (scores < scores[:, None])).sum(1)
 return upto**n - below**n
 """,
-            "there is nothing to choose",
+            "do not sum to 1",
         ),
         (
             "ties broken by no one: each response less itself",
@@ -148,7 +148,7 @@ upto = (scores <= scores[:, None]).mean(1)
 below = (scores < scores[:, None]).mean(1)
 return (upto**n - below**n) / (upto - below) * ref
 """,
-            "do not sum to 1",
+            "F adds up probabilities",
         ),
         (
             "the chance to be drawn at all",

@@ -34,7 +34,7 @@ def paired(planted, repaired):
     return mean, mean - half, mean + half
 """
             + _HOLDS,
-            "which run belongs to which",
+            "compared with that of its own seed",
         ),
         (
             "two samples instead of pairs",
@@ -48,7 +48,7 @@ def paired(planted, repaired):
     return gain, gain - half, gain + half
 """
             + _HOLDS,
-            "which run belongs to which",
+            "compared with that of its own seed",
         ),
         (
             "s divides by n",

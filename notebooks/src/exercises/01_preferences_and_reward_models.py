@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 01 · Preferences and reward models: exercises
 #
-# Five tasks on comparisons, rewards and the bill for PPO, about 42 minutes in all.
+# Five tasks on comparisons, rewards and the bill for PPO, about 40 minutes in all.
 #
 # You need the chapter,
 # [01 · Preferences and reward models](../01_preferences_and_reward_models.ipynb), and
@@ -49,6 +49,10 @@ assert preferred(0.8, 0.7) > 0.8, (
 )
 assert np.isclose(preferred(0.8, 0.2), 0.5), (
     "C is as far above B as A is: how do the two reward differences combine?"
+)
+assert np.isclose(preferred(0.8, 0.75), 12 / 13), (
+    "right in the easy cases, wrong in this one: which function turns a probability "
+    "into a difference of rewards? Subtracting one half is not it"
 )
 ### BEGIN HIDDEN TESTS
 for a, b, c in ((1.3, 0.2, -0.4), (0.0, 2.0, 1.0), (-1.0, -1.5, 3.0)):
@@ -209,7 +213,7 @@ assert conclusion == measured, "conclusion differs from what the fit without one
 # %% [markdown]
 # ## Task 4 · A report that flatters
 #
-# *Kind: find the bug · Level: medium · 8 minutes*
+# *Kind: find the bug · Level: medium · 6 minutes*
 #
 # `report` gives a reward model's accuracy on test pairs beside the ceiling, the
 # accuracy of a judge who knows how likely each label was. Somebody is delighted with it:
@@ -311,9 +315,10 @@ assert ppo / dpo < 1.1, (
     "the helpers are small here, so they add little: does each model enter with its own "
     "number of parameters?"
 )
-ppo, dpo = bill(10, 1, 0)
-assert ppo - dpo == 16, (
-    "a value model of one parameter and no reward model: is the value model trained?"
+ppo, dpo = bill(10, 1, 0, trained=12)
+assert ppo - dpo == 12, (
+    "a value model of one parameter and no reward model: is the value model trained, "
+    "and does it cost what `trained` says, here 12 bytes?"
 )
 ### BEGIN HIDDEN TESTS
 for sizes, (t, f) in (((3e9, 2e9, 1e9), (16, 2)), ((5.0, 1.0, 8.0), (16, 4))):

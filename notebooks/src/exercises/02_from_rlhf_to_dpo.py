@@ -79,9 +79,11 @@ def in_rounds(betas):
     return policy
 
 
-assert kl(optimum(r, one_beta([0.5, 2.0])), in_rounds([0.5, 2.0])) < 1e-9, (
-    "rounds with 0.5 and then 2: each contributes its own factor to the exponent of r"
-)
+for rounds in ([0.5, 2.0], [0.5, 2.0, 3.0]):
+    assert kl(optimum(r, one_beta(rounds)), in_rounds(rounds)) < 1e-9, (
+        f"rounds with {rounds}: by what is r multiplied in the exponent after each of "
+        "them? Are these factors multiplied with one another, or added?"
+    )
 ### BEGIN HIDDEN TESTS
 for betas in ([2.0, 0.3, 1.0], [0.1, 0.9], [3.0, 3.0, 3.0, 3.0]):
     assert kl(optimum(r, one_beta(betas)), in_rounds(betas)) < 1e-9, (
@@ -123,8 +125,15 @@ def draw_optimum(propose, score, top, beta, n):
 # %% nbgrader={"grade": true, "grade_id": "task2_check", "locked": true, "points": 3, "schema_version": 3, "solution": false, "task": false}
 def shares(log_start, reward, top, beta, n=20_000):  # of draws; those of pi*
     torch.manual_seed(0)
+    proposed = 0
 
     def propose(k):
+        nonlocal proposed
+        proposed += k
+        assert proposed <= 1000 * n, (
+            "a thousand draws for each response, and still not enough accepted: print "
+            "the acceptance probability of a response whose reward is `top`"
+        )
         return torch.distributions.Categorical(logits=log_start).sample((k,))
 
     y = torch.as_tensor(draw_optimum(propose, lambda y: reward[y], top, beta, n))
@@ -133,7 +142,7 @@ def shares(log_start, reward, top, beta, n=20_000):  # of draws; those of pi*
     return torch.bincount(y.long(), minlength=len(reward)) / n, goal
 
 
-drawn, goal = shares(log_ref, 0 * r, 0.0, beta=0.5)
+drawn, goal = shares(log_ref, 0 * r + 0.5, 0.5, beta=0.5)
 assert (drawn - goal).abs().max() < 0.03, (
     "all rewards are equal here, so pi* is the reference itself: accept and reject "
     "must not depend on anything but the reward"
@@ -165,7 +174,7 @@ for top, beta in ((3.0, 0.8), (3.5, 2.0)):
 #
 # ## Task 3 · Which pairs were labelled
 #
-# *Kind: experiment with a prediction · Level: medium · 12 minutes*
+# *Kind: experiment with a prediction · Level: medium · 10 minutes*
 #
 # The chapter compared all pairs equally often. Below, neighbours in the list are
 # compared twenty times as often as the others. The annotators stay the same: how often
@@ -266,7 +275,7 @@ assert conclusion == ("neither", "DPO", "IPO", "both")[seen], (
 # %% [markdown]
 # ## Task 4 · The loss that never moves
 #
-# *Kind: find the bug · Level: hard · 10 minutes*
+# *Kind: find the bug · Level: hard · 12 minutes*
 #
 # `train` should take the reference to $\pi^*$ by plain gradient descent on DPO. Run it:
 # the loss is $\ln 2$ at the first step, as it must be, and $\ln 2$ at the last, while the

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 03 · Preference data: exercises
 #
-# Four tasks on votes, tokens, limits and a faulty export, about 43 minutes in all.
+# Four tasks on votes, tokens, limits and a faulty export, about 46 minutes in all.
 #
 # You need the chapter, [03 · Preference data](../03_preference_data.ipynb), and nothing
 # beyond it. Put your answer where a cell says `YOUR CODE HERE`, then run the check below
@@ -123,7 +123,7 @@ assert abs(best_gap(30, 2, 0.1, 4) - lowest(30, 10, 0.1)) < 1e-2, (
 #
 # ## Task 2 · From two texts to a row of a batch
 #
-# *Kind: implementation · Level: medium · 12 minutes*
+# *Kind: implementation · Level: medium · 15 minutes*
 #
 # Write what lies between a converted row and the model: `encode` takes one prompt and
 # one response and returns three lists of `length` numbers, `input_ids`,
@@ -195,7 +195,18 @@ for prompt, answer in (("7 times 8?", " 56"), ("Name a herb: ", "Basil is one.")
         "the scored tokens are not the response's own: a token that spans the boundary "
         "belongs to neither side. Tokenise the two texts apart"
     )
-    assert row["input_ids"].count(bos) == 1, "BOS should be there once, at the start"
+    places = [i for i, x in enumerate(row["input_ids"]) if x == bos]
+    assert places == [0], "BOS should be there once, at the start"
+    assert all(
+        y in (-100, x) for x, y in zip(row["input_ids"], row["labels"], strict=True)
+    ), (
+        "labels should repeat the token that input_ids has at the same place: does the "
+        "mask over the prompt count BOS, and does padding come last in both?"
+    )
+    padding = set(row["input_ids"][sum(row["attention_mask"]) :])
+    assert padding == {tokenizer.pad_token_id}, (
+        "what stands to the right of the response should be the tokenizer's pad_token_id"
+    )
     assert sum(row["attention_mask"]) == 1 + len(tokenizer.tokenize(prompt)) + len(
         scored
     ), (
@@ -208,6 +219,11 @@ assert row["input_ids"].count(bos) == 1, (
     "another"
 )
 assert scored.count(eos) == 1, "EOS is scored twice where the text brings one"
+full = sum(row["attention_mask"])
+try:
+    encode("7 times 8?", " 56", tokenizer, full)
+except ValueError:
+    raise AssertionError(f"a row of exactly {full} tokens fits into {full}") from None
 try:
     encode("7 times 8?", " 56", tokenizer, 4)
     raise AssertionError(
@@ -252,7 +268,7 @@ for row in convert_to_dpo_format(pairs[:40], "plain"):
 # - `"b"`: most are chosen, since better answers say more;
 # - `"c"`: most are rejected.
 #
-# Write your `prediction` first. Then count for each side how many of the 180 rows are
+# Write your `prediction` first. Then count for each side how many of its 180 rows are
 # longer than `limit`, BOS and EOS included (`lengths` below has the tokens of prompt and
 # response, with both), and put the counts into `cut`. Next, drop every pair that has at
 # least one such row. Into `longer_before` and `longer_after` put the share of pairs
@@ -349,14 +365,14 @@ import random
 
 from dpo_tutorial.validation import PreferenceDataValidator
 
-dice, votes = random.Random(3), []
-broken = dice.choice(["monday", "tuesday", "friday"])
+dice, votes = random.Random(12), []
+broken = dice.choice(["anna", "ben", "carla", "monday", "tuesday", "friday"])
 for pair in pairs:
     raters = dice.sample(["anna", "ben", "carla"], 2)
     sheets = dice.sample(["monday", "tuesday", "friday"], 2)
     for rater, sheet in zip(raters, sheets, strict=True):
         texts = [pair.chosen, pair.rejected]
-        if (dice.random() < 0.1) != (sheet == broken):
+        if (dice.random() < 0.1) != (broken in (rater, sheet)):
             texts.reverse()
         vote = {"prompt": pair.prompt, "chosen": texts[0], "rejected": texts[1]}
         votes.append(vote | {"rater": rater, "sheet": sheet})

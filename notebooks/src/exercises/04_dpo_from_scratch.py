@@ -16,7 +16,7 @@
 # BOOTSTRAP
 
 # %% [markdown]
-# Tasks 2 to 4 use the course's smallest model, `nano`, whatever model you took in the
+# Tasks 2 and 3 use the course's smallest model, `nano`, whatever model you took in the
 # chapter. `reference` is the model before DPO.
 
 # %%

@@ -6,7 +6,8 @@
 # Four tasks on [06 · Monitoring](../06_monitoring.ipynb), 38 minutes in all: how many
 # pairs a comparison needs, what a margin hides, where the probability goes, and a log
 # that contradicts itself. Write in place of `raise NotImplementedError()` and run the
-# cell under yours: if it is silent, you are done. The tasks do not need each other.
+# cell under yours: if it raises no error, you are done. The tasks do not need each other,
+# but for the imports: run the given cells from the top.
 # Compare with the [solutions](../solutions/06_monitoring.ipynb) only afterwards.
 
 # %%
@@ -88,7 +89,7 @@ print(f"to show three points at 70 %: {pairs_needed(0.03, 0.7)} pairs for each r
 # - `"won but fell"`: the share of *all* pairs that are ranked rightly (margin above
 #   zero) although their chosen response lost probability;
 # - `"from below"`: the part of the mean margin that is due to the rejected responses'
-#   falling, as a share of the margin.
+#   falling (a rise counts as a negative fall), as a share of the mean margin.
 
 # %%
 import torch
@@ -151,6 +152,10 @@ assert near(got["won but fell"], 2 / 6), (
 assert near(pairs([-1.0], [-4.0])["from below"], 4 / 3), (
     "The margin is 3 nats and the rejected response fell by 4: more than the whole of "
     "it came from below, and the chosen response gave back one nat."
+)
+assert near(got["from below"], 10.5 / 8), (
+    "The six rejected responses together fell by 10.5 nats net (two of them rose), and "
+    "the six gaps widened by 8: one mean over the other, and no mean of single shares."
 )
 assert near(got["margin"], 8 / 6), "The six gaps widened by 8 nats together."
 assert near(got["accuracy"], 4 / 6), "Four of the six pairs are ranked rightly."
@@ -295,8 +300,8 @@ print(f"predicted {prediction} as the heir; most is gained by {most}")
 #
 # *Kind: find the bug · Level: hard · 12 minutes*
 #
-# Four logs of real runs of `nano`. The diagnosis names two of them rightly and has
-# nothing to say about the other two. Is nothing wrong with either?
+# Four logs of real runs of `nano`. The diagnosis names two of them rightly (the first
+# cause counts) and has nothing to say about the other two. Is nothing wrong with either?
 #
 # There is a test that needs no threshold. DPO's loss of a pair is
 # $-\log\sigma(m)$ with $m$ its reward margin, a *convex* function of $m$. On paper: if
@@ -324,7 +329,8 @@ stored = json.loads(gzip.decompress(data_path("histories.json.gz").read_bytes())
 tests = [run for run in stored if run["split"] == "test"]
 logs = dict(zip("ABCD", (tests[n]["history"] for n in (0, 17, 27, 60)), strict=True))
 for name, history in logs.items():
-    print(name, *(issue.cause for issue in diagnose_training_issues(history)), sep=": ")
+    causes = [issue.cause for issue in diagnose_training_issues(history)]
+    print(f"{name}:", ", then ".join(causes) or "no cause named")
 
 # %%
 KEYS = (
@@ -387,8 +393,8 @@ HINTS = {
     "B": "compare accuracy and loss in training with those on held-out pairs.",
     "C": "its held-out loss lies below what its margins allow, so something beside "
     "DPO's loss is being minimised. Where do both rewards go, and how far apart?",
-    "D": "does any held-out number speak for a fault? A chosen reward that falls by a "
-    "third, at a growing margin, is usual.",
+    "D": "does any held-out number speak for a fault? A chosen reward that falls to "
+    "-0.35, at a growing margin, is usual.",
 }
 for name, n in zip("ABCD", (0, 17, 27, 60), strict=True):
     assert named[name] == tests[n]["cause"], f"Log {name}: {HINTS[name]}"

@@ -3,11 +3,12 @@
 #
 # BADGE
 #
-# Four tasks on [07 · Choosing beta](../07_beta.ipynb), 42 minutes in all: the price
+# Four tasks on [07 · Choosing beta](../07_beta.ipynb), 40 minutes in all: the price
 # that beta sets, best-of-n where draws tie, a learnt reward that is wrong in one place,
 # and a sweep that has beta upside down. All in worlds small enough to list. Write in
-# place of `raise NotImplementedError()` and run the cell under yours: if it is silent,
-# you are done. The tasks do not need each other. Compare with the
+# place of `raise NotImplementedError()` and run the cell under yours: if it raises no
+# error, you are done. The tasks do not need each other, but for the imports: run the
+# given cells from the top. Compare with the
 # [solutions](../solutions/07_beta.ipynb) only afterwards.
 
 # %%
@@ -116,7 +117,7 @@ assert abs(same_policy(0.1, 0.5, 0.25) - 0.2) < 1e-6
 #
 # ## Task 2 · Best-of-n where draws tie
 #
-# *Kind: implementation · Level: medium · 10 minutes*
+# *Kind: implementation · Level: medium · 8 minutes*
 #
 # In the chapter's pool each response had the same weight, $1/K$. Now `ref` gives each
 # listed response its own probability, and `scores` may tie. Draw $n$ times from the
@@ -153,13 +154,6 @@ def by_listing(n, ref, scores):  # every possible set of n draws
 four = np.array([0.4, 0.3, 0.2, 0.1])
 scores = np.array([1.0, 2.0, 2.0, 0.0])
 flat = np.full(4, 1 / 4)
-assert np.allclose(best_of(1, four, scores), four), (
-    "With one draw there is nothing to choose: the reference comes out."
-)
-assert abs(sum(best_of(3, four, scores)) - 1) < 1e-6, (
-    "The probabilities do not sum to 1. Do two responses that tie both claim the "
-    "whole chance of their score?"
-)
 distinct = np.array([0.3, 0.1, 0.4, 0.2])
 assert np.allclose(best_of(3, flat, distinct), by_listing(3, flat, distinct)), (
     "Without ties and with equal weights you are off: n draws are all at most s with "
@@ -169,10 +163,17 @@ assert np.allclose(best_of(3, four, distinct), by_listing(3, four, distinct)), (
     "Without ties, but with unequal weights, you are off: F adds up probabilities; it "
     "does not count responses."
 )
+assert abs(sum(best_of(3, four, scores)) - 1) < 1e-6, (
+    "The probabilities do not sum to 1. Do two responses that tie both claim the "
+    "whole chance of their score?"
+)
 kept = best_of(3, four, scores)
 assert abs(kept[1] / kept[2] - 3 / 2) < 1e-3, (
     f"The second and the third response tie, and you share {kept[1]:.3f} and "
     f"{kept[2]:.3f}. The second is drawn more often: how much more?"
+)
+assert np.allclose(best_of(1, four, scores), four), (
+    "With one draw there is nothing to choose: the reference comes out."
 )
 assert np.allclose(kept, by_listing(3, four, scores))
 ### BEGIN HIDDEN TESTS

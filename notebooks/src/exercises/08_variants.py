@@ -3,11 +3,12 @@
 #
 # BADGE
 #
-# Four tasks on [08 · Variants](../08_variants.ipynb), 42 minutes in all: where losses
+# Four tasks on [08 · Variants](../08_variants.ipynb), 36 minutes in all: where losses
 # come to rest, KTO from a table of prompts and responses, annotators who disagree, and
 # three ports with a bug each. No training of a model. Write in place of `raise
-# NotImplementedError()` and run the cell under yours: if it is silent, you are done.
-# The tasks do not need each other. Compare with the
+# NotImplementedError()` and run the cell under yours: if it raises no error, you are
+# done. The tasks do not need each other, but for the imports: run the given cells from
+# the top. Compare with the
 # [solutions](../solutions/08_variants.ipynb) only afterwards.
 
 # %%
@@ -114,7 +115,7 @@ assert abs(float(averaged_ipo_rest(1.0, 7)) - least(ipo_loss(GRID / 7, 1.0))) < 
 #
 # ## Task 2 · KTO's reference point, from a table
 #
-# *Kind: implementation · Level: medium · 10 minutes*
+# *Kind: implementation · Level: medium · 8 minutes*
 #
 # A batch has B prompts, each with one response. You get the summed log-probability of
 # *every* response under *every* prompt: `p[i, j]` is $\log\pi(y_j \mid x_i)$, and `r`
@@ -308,12 +309,13 @@ print(f"predicted {prediction}, measured {steady}")
 #
 # ## Task 4 · Three ports, three bugs
 #
-# *Kind: find the bug · Level: hard · 12 minutes*
+# *Kind: find the bug · Level: medium · 8 minutes*
 #
 # A colleague has ported three losses in the chapter's form: `p` and `r` are summed
 # log-probabilities, (2, B) with the chosen responses in row 0, and `n` the numbers of
 # tokens. Each has passed a test, shown below, and each is wrong. What did the tests not
-# see? Write `robust`, `simpo` and `orpo` anew. (ORPO as in the chapter: the chosen
+# see? Find each bug first, and write `robust`, `simpo` and `orpo` anew from the formulas,
+# without the chapter's code. (ORPO as in the chapter: the chosen
 # response's average NLL plus beta times the odds term. Log odds should stay finite
 # where a response is all but certain.)
 

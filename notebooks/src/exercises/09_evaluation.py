@@ -3,7 +3,7 @@
 #
 # BADGE
 #
-# Four tasks, 38 minutes, on [09 · Evaluation](../09_evaluation.ipynb): what the order
+# Four tasks, 40 minutes, on [09 · Evaluation](../09_evaluation.ipynb): what the order
 # swap does to a win rate, how verdicts are counted, how often a small evaluation finds
 # what is there, and a length control with two mistakes.
 #
@@ -184,6 +184,7 @@ def outcomes_of(answers):
 
 def check_tally(answers):
     counts, rate = tally(answers)
+    counts = Counter(counts)  # what never came up counts 0
     outcomes = outcomes_of(answers)
     truth = Counter(outcomes)
     assert sum(counts.values()) == len(answers), (
@@ -321,7 +322,7 @@ assert conclusion == meant, (
 #
 # ## Task 4 · A length control that does not control
 #
-# *Kind: find the bug · Level: hard · 10 minutes*
+# *Kind: find the bug · Level: hard · 12 minutes*
 #
 # A colleague wrote `theirs`, after AlpacaEval's idea: fit the verdicts on the difference
 # in length, then ask for the rate at no difference. It is tried on made-up verdicts

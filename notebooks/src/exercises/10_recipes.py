@@ -3,7 +3,7 @@
 #
 # BADGE
 #
-# Four tasks, 38 minutes, on [10 · Recipes](../10_recipes.ipynb): how far a reference
+# Four tasks, 42 minutes, on [10 · Recipes](../10_recipes.ipynb): how far a reference
 # that moves lets the policy go, pairs out of scored candidates, what a judge says of
 # its own choices, and a file that must survive a kill.
 #
@@ -180,6 +180,10 @@ for tie in (
         "scores within `least` of each other are a tie: which of the two becomes "
         "chosen would be up to the order of the list."
     )
+assert (
+    best_against_worst("It was", scored((" a.", 0.5), (" b.", 0.75)), least=0.25)
+    is None
+), "scores that differ by just `least` are a tie too; and `least` is the caller's."
 for few in ([], scored((" a.", 0.9)), scored((" a.", 0.9), (" b", 0.1, False))):
     assert best_against_worst("It was", few) is None, "a pair takes two candidates"
 ### BEGIN HIDDEN TESTS
@@ -218,8 +222,8 @@ assert best_against_worst("It was", scored((" a.", 0.6), (" b.", 0.5)), least=0.
 # - `"b"`: clearly below that by `own` and clearly above that by `gold`;
 # - `"c"`: about that by `gold`, since new luck is fair.
 #
-# Then write `gain`, look at all $n$, and set `conclusion` to `"a"`, `"b"` or `"c"` by
-# what you measured. "About" means within a tenth of a mark.
+# Then write `gain`, look at it for $n$ = 2, 4, 8 and 16, and set `conclusion` to `"a"`,
+# `"b"` or `"c"` by what you measured at 16. "About" means within a tenth of a mark.
 
 # %%
 import numpy as np
@@ -311,7 +315,7 @@ assert conclusion == meant, (
 #
 # ## Task 4 · Rows that do not survive
 #
-# *Kind: find the bug · Level: hard · 10 minutes*
+# *Kind: find the bug · Level: hard · 14 minutes*
 #
 # A colleague collects answers from a judge that is slow and paid by the call. If the
 # process is killed, the same call is to go on where it was. `theirs` does well as long
@@ -408,8 +412,11 @@ def check_cut(left):
     )
 
 
-for left in ("", lines[0], lines[0] + lines[1][:25], lines[0] + lines[1][:-1]):
+torn = lines[0] + lines[1][:25], lines[0] + lines[1][:-1]
+for left in ("", lines[0], *torn, "".join(lines)):
     check_cut(left)
+path.unlink()  # the first call of all finds no file
+assert collect(path, questions, str.upper) == whole, "without a file, all is asked"
 ### BEGIN HIDDEN TESTS
 everything = "".join(lines)
 for cut in range(len(everything) + 1):

@@ -67,7 +67,7 @@ def try_cards(name, stage, card):
         )
         return
     assert n is not None, case + "Some number is enough: is what remains below a card?"
-    assert n in range(1, 10**9), case + "Cards are counted: 1, 2, 3, …"
+    assert n == max(1, int(n)), case + "Cards are counted: 1, 2, 3, …"
     assert held(name, stage, int(n)) <= card, case + (
         "It does not fit on so few: is every part counted, the reference among them, "
         "and what does this stage leave whole? A part of a card is bought as a card."
