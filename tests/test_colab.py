@@ -18,11 +18,6 @@ from nbclient import NotebookClient
 
 ROOT = Path(__file__).parent.parent
 COLAB = ["transformers==5.15.0", "datasets==4.0.0", "ipykernel", "matplotlib", "pandas"]
-STAND_IN = """
-import sys, types
-for name in ("google", "google.colab"):
-    sys.modules.setdefault(name, types.ModuleType(name))
-"""
 AFTER = """
 from importlib.metadata import version
 print({name: version(name) for name in ("torch", "transformers", "datasets", "trl")})
@@ -53,10 +48,16 @@ def colab(tmp_path_factory):
     folder = tmp_path_factory.mktemp("colab")
     run(sys.executable, "-m", "venv", folder / "env")
     python = folder / "env" / "bin" / "python"
+    run(python, "-m", "pip", "install", "-q", "--upgrade", "pip")  # Colab's is new
     torch = "torch==" + version("torch").partition("+")[0]
     run(python, "-m", "pip", "install", "-q", torch)
     run(python, "-m", "pip", "install", "-q", *COLAB)
     run(python, "-m", "ipykernel", "install", f"--prefix={folder}", "--name=colab")
+    [packages] = (folder / "env" / "lib").glob("python3.*/site-packages")
+    (packages / "google" / "colab").mkdir(
+        parents=True
+    )  # as in Colab: a namespace's part
+    (packages / "google" / "colab" / "__init__.py").touch()
     assert "trl" not in run(python, "-m", "pip", "list").split()
     return folder
 
@@ -72,7 +73,7 @@ def as_opened_in_colab(path, clone):
     assert len(cells) == 1
     local = "file://" + str(clone)
     cells[0].source = cells[0].source.replace(address["Repository"], local)
-    book.cells.insert(0, nbformat.v4.new_code_cell(STAND_IN))
+    book.cells.insert(0, nbformat.v4.new_code_cell("import google.colab"))
     book.cells.append(nbformat.v4.new_code_cell(AFTER))
     book.metadata["kernelspec"]["name"] = "colab"
     return book
