@@ -1,7 +1,7 @@
 """A step of our trainer beside one of TRL's: seconds, memory, and what each gain gives.
 
     python benchmarks/step.py
-    python benchmarks/step.py --device cuda --dtype bfloat16 --shapes smollm2,1.5b
+    python benchmarks/step.py --device cuda --dtype bfloat16
 
 writes `benchmarks/results/step.json` (on a GPU: its part of that file). A trainer has a
 process of its own and takes its steps on command, in turn with the others, so that
@@ -13,6 +13,7 @@ are random: time and memory do not depend on them.
 from __future__ import annotations
 
 import argparse
+import copy
 import ctypes
 import gc
 import json
@@ -35,9 +36,6 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
-    GPT2Config,
-    LlamaConfig,
-    Qwen2Config,
 )
 from transformers.activations import ACT2FN
 
@@ -45,41 +43,16 @@ from dpo_tutorial import data_path, results_path, written_whole
 from dpo_tutorial.data import tokenize_pair
 from dpo_tutorial.losses import dpo_loss
 from dpo_tutorial.models import seed_everything, shuffled
+from dpo_tutorial.shapes import SHAPES
 from dpo_tutorial.speed import bucketed, fuse_gelu, preference_log_probs
 from dpo_tutorial.training import TinyDPOTrainer
 
-ENDS = {"bos_token_id": 0, "eos_token_id": 0}  # nano's tokenizer goes with all shapes
-SHAPES = {
-    "distilgpt2": lambda: GPT2Config(n_layer=6, **ENDS),
-    "nano": lambda: GPT2Config(
-        vocab_size=962, n_positions=128, n_embd=128, n_layer=4, n_head=4, **ENDS
-    ),
-    "smollm2": lambda: LlamaConfig(
-        vocab_size=49152,
-        hidden_size=576,
-        intermediate_size=1536,
-        num_hidden_layers=30,
-        num_attention_heads=9,
-        num_key_value_heads=3,
-        tie_word_embeddings=True,
-        **ENDS,
-    ),
-    "1.5b": lambda: Qwen2Config(  # Qwen2.5-1.5B's
-        vocab_size=151936,
-        hidden_size=1536,
-        intermediate_size=8960,
-        num_hidden_layers=28,
-        num_attention_heads=12,
-        num_key_value_heads=2,
-        tie_word_embeddings=True,
-        **ENDS,
-    ),
-}
 ADAM = {"learning_rate": 1e-5, "adam_epsilon": 1e-6, "max_grad_norm": 1.0}
 BEST = {"share_prompt": True, "fused": True}  # and `fuse_gelu`, where there is one
 LORA = {"r": 8, "lora_alpha": 16, "target_modules": "all-linear"}
 CLOSE = {"float32": 1e-4, "bfloat16": 0.05}  # of the losses
 MIB = 2**20
+ON_GPU = ("SmolLM2-135M", "Qwen2.5-1.5B")
 
 
 def text_rows(tokenizer: Any, count: int, prompt: int, response: int) -> list[dict]:
@@ -100,8 +73,9 @@ def text_rows(tokenizer: Any, count: int, prompt: int, response: int) -> list[di
 def build_model(shape: str, folder: str, vocabulary: int | None = None) -> None:
     """Random weights of a shape, with a tokenizer, where both trainers find them."""
     seed_everything(0)
-    config = SHAPES[shape]()
+    config = copy.deepcopy(SHAPES[shape])
     config.vocab_size = vocabulary or config.vocab_size
+    config.bos_token_id = config.eos_token_id = 0  # nano's tokenizer goes with all
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     AutoTokenizer.from_pretrained(data_path("nano")).save_pretrained(folder)
 
@@ -596,7 +570,7 @@ def on_gpu(job: dict, shapes: list[str], peak: float) -> list[dict]:
 def size_of(shape: str) -> int:
     """Weights of a shape, by its config alone."""
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(SHAPES[shape]()).num_parameters()
+        return AutoModelForCausalLM.from_config(SHAPES[shape]).num_parameters()
 
 
 def on_cpu(job: dict, rounds: int) -> Iterator[tuple[str, list[dict]]]:
@@ -619,7 +593,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--dtype", default="float32", choices=tuple(CLOSE))
-    parser.add_argument("--shapes", default="smollm2,1.5b", help="of the GPU's part")
+    parser.add_argument(
+        "--shapes", default="SmolLM2-135M,Qwen2.5-1.5B", help="of the GPU's part"
+    )
     parser.add_argument("--pairs", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())

@@ -6,6 +6,7 @@ local clone with the tag that the cell asks for. Needs the package index.
 """
 
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -34,11 +35,26 @@ def run(*command, **options):
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory):
-    """What git has now, as a repository with the release's tag."""
+    """The course as it is here, as a repository with the release's tag."""
     folder = tmp_path_factory.mktemp("clone") / "dpo-tutorial"
-    run("git", "clone", "-q", ROOT, folder)
+    left_out = shutil.ignore_patterns(
+        ".git", ".venv*", "build", ".*_cache", "__pycache__"
+    )
+    shutil.copytree(ROOT, folder, ignore=left_out)
     tag = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    run("git", "-C", folder, "tag", "-f", f"v{tag}")
+    git = [
+        "git",
+        "-C",
+        folder,
+        "-c",
+        "user.name=test",
+        "-c",
+        "user.email=test@localhost",
+    ]
+    run(*git, "init", "-q")
+    run(*git, "add", "-A")
+    run(*git, "commit", "-q", "-m", "release")
+    run(*git, "tag", f"v{tag}")
     return folder
 
 

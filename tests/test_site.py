@@ -144,6 +144,8 @@ def dark_faults(tab, path: Path, script: str) -> list[str]:
     tab.emulate_media(color_scheme="dark")
     tab.goto(path.as_uri())
     assert tab.locator("html").get_attribute("data-theme") == "dark"
+    tab.add_style_tag(content="* {transition: none !important}")
+    tab.wait_for_timeout(500)  # colours that were fading have come to rest
     tab.evaluate(script)
     return tab.evaluate(CONTRAST)
 

@@ -3,7 +3,7 @@
 #
 # BADGE
 #
-# Four tasks on [12 · Scaling](../12_scaling.ipynb), 43 minutes in all: how many cards
+# Four tasks on [12 · Scaling](../12_scaling.ipynb), 46 minutes in all: how many cards
 # sharding needs, many responses in one row, when length buckets pay, and a training
 # step on two ranks that nobody should trust.
 #
@@ -299,7 +299,7 @@ assert (saved["tail", 8] < saved["tail", 32]) == (
 # %% [markdown]
 # ## Task 4 · A step that nobody should trust
 #
-# *Kind: find the bug · Level: hard · 12 minutes*
+# *Kind: find the bug · Level: hard · 15 minutes*
 #
 # Ranks need not be costly to try. Below, each rank is a thread of this process, and the
 # ranks of one group add tensors up as the chapter's processes do: each brings its own,
