@@ -1,5 +1,7 @@
 """What several test files share: a tokenizer and a model small enough to read."""
 
+import os
+
 import pytest
 import torch
 from tokenizers import ByteLevelBPETokenizer
@@ -52,3 +54,8 @@ def rows():
         {"prompt": "the bread and the", "chosen": " soup", "rejected": " bread"},
         {"prompt": "was", "chosen": " the soup good", "rejected": " the soup stale"},
     ]
+
+
+def skip_or_fail(reason: str) -> None:
+    """Skip for want of something outside; fail where COMPLETE is set, as on GitHub."""
+    (pytest.fail if os.environ.get("COMPLETE") else pytest.skip)(reason)
