@@ -22,8 +22,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from dpo_tutorial import data_path, written_whole
-from dpo_tutorial.launch import ENGINES, largest_difference, recipes_path, run, train
+from dpo_tutorial import data_path, recipes_path, written_whole
+from dpo_tutorial.launch import ENGINES, largest_difference, run, train
 from dpo_tutorial.models import load_model
 from dpo_tutorial.reviews import preference_pairs
 

@@ -43,7 +43,7 @@ from dpo_tutorial import data_path, results_path, written_whole
 from dpo_tutorial.data import tokenize_pair
 from dpo_tutorial.losses import dpo_loss
 from dpo_tutorial.models import seed_everything, shuffled
-from dpo_tutorial.shapes import SHAPES
+from dpo_tutorial.shapes import SHAPES, sizes
 from dpo_tutorial.speed import bucketed, fuse_gelu, preference_log_probs
 from dpo_tutorial.training import TinyDPOTrainer
 
@@ -556,7 +556,7 @@ def on_gpu(job: dict, shapes: list[str], peak: float) -> list[dict]:
             rows.append({"shape": shape, "dtype": "bfloat16", "status": status})
             continue
         found = comparison(job | {"shape": shape})
-        weights = size_of(shape)
+        weights = sizes(SHAPES[shape]).parameters
         tokens = 2 * job["pairs"] * (job["prompt"] + job["response"])
         for row in found:
             for side in ("ours", "theirs"):
@@ -565,12 +565,6 @@ def on_gpu(job: dict, shapes: list[str], peak: float) -> list[dict]:
                 row[side]["share_of_peak"] = 6 * weights * rate / peak
         rows += found
     return rows
-
-
-def size_of(shape: str) -> int:
-    """Weights of a shape, by its config alone."""
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(SHAPES[shape]).num_parameters()
 
 
 def on_cpu(job: dict, rounds: int) -> Iterator[tuple[str, list[dict]]]:

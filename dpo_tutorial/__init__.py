@@ -14,18 +14,23 @@ __version__ = "0.1.0"
 
 def data_path(name: str) -> Path:
     """Path of a file of the course's `data/`, in a checkout or an installed wheel."""
-    here = Path(__file__).parent
-    installed = here / "_data" / name
-    return installed if installed.exists() else here.parent / "data" / name
+    return _shipped("_data", "data", name)
 
 
 def results_path(name: str) -> Path:
     """Path of what a benchmark measured, as `data_path`; `benchmarks/` makes them."""
+    return _shipped("_results", "benchmarks/results", name)
+
+
+def recipes_path(name: str) -> Path:
+    """Path of a file of `recipes/`, as `data_path`."""
+    return _shipped("recipes", "recipes", name)
+
+
+def _shipped(installed: str, checkout: str, name: str) -> Path:
     here = Path(__file__).parent
-    installed = here / "_results" / name
-    return (
-        installed if installed.exists() else here.parent / "benchmarks/results" / name
-    )
+    path = here / installed / name
+    return path if path.exists() else here.parent / checkout / name
 
 
 def build_dir() -> Path:

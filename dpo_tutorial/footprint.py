@@ -135,10 +135,12 @@ class Step:
 
     @property
     def full(self) -> bool:
+        """Whether all weights are trained."""
         return self.trainable == "full"
 
     @cached_property
     def sizes(self) -> Sizes:
+        """The model's parts, in elements."""
         return sizes(self.config)
 
     @property
@@ -148,6 +150,7 @@ class Step:
 
     @property
     def tokens(self) -> int:
+        """Of a step on one device, chosen and rejected together."""
         return 2 * self.pairs * self.length
 
     @property

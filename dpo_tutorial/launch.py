@@ -18,18 +18,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from . import data_path
+from . import data_path, recipes_path
 
 RANKS = {"one": 1, "ddp": 2, "fsdp2": 2, "zero2": 2, "zero3": 2, "zero3_json": 2}
 RANKS["agents"] = 4  # two agents of two
 ENGINES = tuple(RANKS)
 PACKAGE = Path(__file__).parent
-
-
-def recipes_path(name: str) -> Path:
-    """Path of a file of `recipes/`, in a checkout or an installed wheel."""
-    installed = PACKAGE / "recipes" / name
-    return installed if installed.exists() else PACKAGE.parent / "recipes" / name
 
 
 def count_ranks() -> int:
@@ -99,6 +93,7 @@ def run(
     options = {"env": {**os.environ, **quiet, **environment}, "text": True}
 
     def finish(process: subprocess.Popen) -> tuple[int, str]:
+        """Wait for one of them, and leave nothing of it running."""
         try:
             output, _ = process.communicate(timeout=timeout)
         finally:

@@ -5,6 +5,7 @@ bootstrap cell is the notebook's own; only the repository's address becomes that
 local clone with the tag that the cell asks for. Needs the package index.
 """
 
+import ast
 import os
 import shutil
 import subprocess
@@ -115,7 +116,7 @@ def test_the_first_notebook_runs_where_colab_s_versions_are(
         env={**os.environ, "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
     )
     [output] = book.cells[-1].outputs
-    versions = eval(output.text)
+    versions = ast.literal_eval(output.text)
     assert versions["torch"] == version("torch")  # left as it was
     assert versions["transformers"] == "5.15.0"  # datasets: as trl asks
     assert versions["trl"]

@@ -80,6 +80,9 @@ def test_another_file_is_left_as_it_was(tmp_path):
 
 def test_the_course_s_leaderboard_shows_that_both_faults_matter():
     board = pd.read_csv(data_path("project") / "leaderboard.csv").set_index("name")
+    over = 0.1 * (board["kl"] - project.KL_BUDGET).clip(lower=0)
+    over += 0.5 * (board["tax"] - project.TAX_BUDGET).clip(lower=0)
+    assert (board["points"] - (board["gold"] - over)).abs().max() < 1e-3
     both = board.loc["both mended (reference solution)"]
     assert both["gold_low"] > board.drop(both.name)["gold_high"].max()
     assert board.loc["DPO on the file as it is", "gold"] < 0

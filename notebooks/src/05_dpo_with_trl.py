@@ -563,7 +563,7 @@ assert abs(single[0]["logps/chosen"] - base[0]) < 1e-3
 # %%
 from huggingface_hub import try_to_load_from_cache
 
-from dpo_tutorial import build_dir, data_path
+from dpo_tutorial import build_dir, data_path, recipes_path
 from dpo_tutorial.data import load_preferences
 from dpo_tutorial.models import load_model
 
@@ -601,7 +601,7 @@ if here:
 # folder with `train.jsonl`.
 
 # %%
-recipe = data_path("").parent / "recipes" / "dpo_distilgpt2.yaml"
+recipe = recipes_path("dpo_distilgpt2.yaml")
 data, out = Path(folder.name) / "reviews", Path(folder.name) / "by_command"
 data.mkdir()
 pd.DataFrame(rows).to_json(data / "train.jsonl", orient="records", lines=True)

@@ -18,7 +18,7 @@
 #
 # **You need** [04 · DPO from scratch](04_dpo_from_scratch.ipynb) and
 # [05 · DPO with TRL](05_dpo_with_trl.ipynb). Measured on two CPU cores with `nano`: about
-# half a minute of computing and 1 GB of memory; allow an hour for reading. What takes longer is
+# half a minute of computing and 0.7 GB of memory, and as much again for each of two processes; allow an hour for reading. What takes longer is
 # read from `benchmarks/results`; the script of the same name in `benchmarks/` makes it again.
 #
 # Back: [11 · Failure modes](11_failure_modes.ipynb) · Start:
@@ -260,7 +260,7 @@ what_fits(shapes=large).round(0)
 #
 # Time follows the arithmetic: 2 operations for each weight and token forward, 4 backward,
 # of which LoRA saves about half, and 2 for a live reference. Divide by what your hardware
-# achieves, which is a third to a half of its data sheet on a GPU. Here is the arithmetic of
+# achieves, which is less than its data sheet promises. Here is the arithmetic of
 # an epoch over 60,000 pairs.
 
 # %%

@@ -108,7 +108,24 @@ from dpo_tutorial import data_path
 board = pd.read_csv(data_path("project/leaderboard.csv"))
 board.round(2)
 
+# %%
+import matplotlib.pyplot as plt
+
+from dpo_tutorial.plotting import COLORS, use_style
+
+use_style()
+rows = board.sort_values("gold")
+fig, axis = plt.subplots(figsize=(6, 2.8), layout="constrained")
+bars = [rows["gold"] - rows["gold_low"], rows["gold_high"] - rows["gold"]]
+axis.errorbar(rows["gold"], rows["name"], xerr=bars, fmt="o", color=COLORS["gold"])
+axis.axvline(untrained.gold, color=COLORS["reference"], ls=":", lw=1.5)
+axis.set(xlabel="gold reward on held-out prompts", title="It takes both repairs")
+plt.show()
+
 # %% [markdown]
+# *Figure: gold reward of each row with its 95 % interval; the dotted line is the untrained
+# model.*
+#
 # The first row is no ceiling; it comes from the simplest repairs, and it is over the budget
 # of one of the two. Mind the last row: one repair alone is worse than none. In your own copy:
 #
