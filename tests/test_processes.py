@@ -95,7 +95,8 @@ def test_accelerate_drops_fsdp_on_cpus_without_a_word(tmp_path):
     path.write_text(
         "import os\nfrom accelerate import Accelerator\n"
         "accelerator = Accelerator(cpu=True)\n"
-        "print('engine:', accelerator.distributed_type.value, flush=True)\n"
+        "line = f'engine: {accelerator.distributed_type.value}\\n'\n"
+        "os.write(1, line.encode())  # in one piece: two ranks share the pipe\n"
         "accelerator.wait_for_everyone()\nos._exit(0)\n"
     )
     config = DDP.with_name("fsdp2.yaml")
